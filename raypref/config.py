@@ -1,0 +1,299 @@
+"""Words to values: a TOML file and `section.key=value` overrides become a checked Experiment, or one clear error."""
+
+import dataclasses
+import difflib
+import inspect
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from raypref import methods, models, rewards
+from raypref.core.process import DensityError
+from raypref.core.schedule import Schedule
+from raypref.core.types import Search
+from raypref.methods.base import Method
+from raypref.models.base import ModelConfig, ModelFamily
+from raypref.registry import named_classes
+from raypref.rewards.base import Reward
+from raypref.train.experiment import (
+    CheckpointConfig,
+    ClusterConfig,
+    EvaluateConfig,
+    Experiment,
+    OptimizerConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+    nearest_divisor,
+)
+
+Table = dict[str, Any]
+Section = TypeVar("Section")
+Plain = str | int | float | bool | None
+
+SECTIONS: dict[str, type] = {
+    "run": RunConfig,
+    "model": ModelConfig,
+    "sampling": SamplingConfig,
+    "method": Method,
+    "reward": RewardConfig,
+    "optimizer": OptimizerConfig,
+    "evaluate": EvaluateConfig,
+    "checkpoint": CheckpointConfig,
+    "cluster": ClusterConfig,
+}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the field, its value, the rule, and the nearest fix."""
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads and checks an experiment. No model is loaded.
+
+    Raises:
+        ConfigError: for anything that would fail later.
+    """
+    tables = apply_overrides(read_toml(path), overrides)
+    experiment = build_experiment(tables, path.parent)
+    check_experiment(experiment)
+    return experiment
+
+
+def read_toml(path: Path) -> Table:
+    """The file's tables."""
+    if not path.is_file():
+        near = sorted(path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        hint = nearest(path.name, [found.name for found in near])
+        raise ConfigError(f"config file {path}: there is no such file{hint}")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"config file {path}: not valid TOML: {problem}") from None
+
+
+def apply_overrides(tables: Table, overrides: Sequence[str]) -> Table:
+    """`section.key=value` with TOML values; a bare word is a string."""
+    merged: Table = json.loads(json.dumps(tables, default=str))
+    for override in overrides:
+        address, equals, text = override.partition("=")
+        *parents, key = address.strip().split(".")
+        if not equals or not parents:
+            raise ConfigError(f"override {override!r}: write section.key=value, such as method.beta=0.2")
+        table = merged
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+        table[key] = _toml_value(text.strip())
+    return merged
+
+
+def build_experiment(tables: Table, folder: Path) -> Experiment:
+    """Fills every section; `folder` is where the prompt files of a config are looked for first."""
+    for name in tables:
+        if name not in SECTIONS:
+            raise ConfigError(f"unknown section [{name}]{nearest(name, SECTIONS)}")
+        if not isinstance(tables[name], dict):
+            raise ConfigError(f"{name} = {tables[name]!r}: {name} is a section; write [{name}] and its keys below")
+    filled = {
+        name: fill(kind(), tables.get(name, {}), name)
+        for name, kind in SECTIONS.items()
+        if name not in ("method", "reward")
+    }
+    run: RunConfig = filled["run"]
+    return Experiment(
+        method=_method(tables.get("method", {})),
+        reward=_reward(tables.get("reward", {})),
+        prompts=read_prompts("run.prompts", run.prompts, folder),
+        heldout_prompts=read_prompts("run.heldout_prompts", run.heldout_prompts, folder),
+        **filled,
+    )
+
+
+def fill(default: Section, table: Mapping[str, Any], where: str) -> Section:
+    """`default` with the given keys replaced: a partial nested table keeps the other defaults."""
+    fields = {field.name: field for field in dataclasses.fields(default)}  # type: ignore[arg-type]
+    changes: Table = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise ConfigError(f"{where}.{key} = {value!r}: [{where}] has no key {key!r}{nearest(key, fields)}")
+        if fields[key].type is Search:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}.{key} = {value!r}: a table is needed, such as {{candidates = 2}}")
+            changes[key] = fill(getattr(default, key), value, f"{where}.{key}")
+        else:
+            changes[key] = _typed(value, fields[key].type, f"{where}.{key}")
+    try:
+        return dataclasses.replace(default, **changes)  # type: ignore[type-var]
+    except ValueError as problem:
+        raise ConfigError(f"{where}.{problem}") from None
+
+
+def read_prompts(field: str, name: str, folder: Path) -> tuple[str, ...]:
+    """The lines of a prompt file, looked for beside the config, then in the working directory."""
+    if not name:
+        raise ConfigError(f'{field} = "": name a text file with one prompt a line')
+    places = [folder / name, Path(name)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{field} = {name!r}: no such file; looked for {' and '.join(map(str, places))}")
+    prompts = tuple(line.strip() for line in found.read_text().splitlines() if line.strip())
+    if not prompts:
+        raise ConfigError(f"{field} = {name!r}: the file holds no prompt; write one a line")
+    return prompts
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """The rules that join sections."""
+    _check_search(experiment)
+    _check_rewards(experiment)
+    _check_model(experiment)
+    _check_batch(experiment)
+    _check_output(Path(experiment.run.output_dir))
+
+
+def resolved(experiment: Experiment) -> Table:
+    """The experiment as tables that `build_experiment` reads back; unset (None) keys are left out."""
+    tables = {
+        name: _plain(getattr(experiment, name)) for name in SECTIONS if name not in ("method", "reward")
+    }
+    tables["method"] = {"name": experiment.method.name} | _plain(experiment.method)
+    tables["reward"] = {"name": experiment.reward.name} | experiment.reward.settings
+    return {name: tables[name] for name in SECTIONS}
+
+
+def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """": did you mean 'x'?", or the list of what is known."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return f": choose from {', '.join(known)}" if known else ""
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as problem:
+        reason = problem.errors()[0]["msg"]
+        raise ConfigError(f"{where} = {value!r}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _named(known: Mapping[str, Any], section: str, table: Mapping[str, Any], default: str) -> Any:
+    name = table.get("name", default)
+    if name not in known:
+        raise ConfigError(f"{section}.name = {name!r}: there is no such {section}{nearest(str(name), known)}")
+    return known[name]
+
+
+def _method(table: Table) -> Method:
+    kind = _named(named_classes(methods, Method), "method", table, "rdpo")
+    return fill(kind(), {key: value for key, value in table.items() if key != "name"}, "method")
+
+
+def _reward(table: Table) -> RewardConfig:
+    kind = _named(named_classes(rewards, Reward), "reward", table, RewardConfig().name)
+    settings = {key: value for key, value in table.items() if key != "name"}
+    accepted = inspect.signature(kind).parameters
+    for key, value in settings.items():
+        if key not in accepted:
+            raise ConfigError(f"reward.{key} = {value!r}: {kind.name} has no setting {key!r}{nearest(key, accepted)}")
+        _typed(value, accepted[key].annotation, f"reward.{key}")
+    missing = [name for name, p in accepted.items() if p.default is p.empty and name not in settings]
+    if missing:
+        raise ConfigError(f"reward.{missing[0]} is missing: {kind.name} needs it")
+    return RewardConfig(kind.name, settings)
+
+
+def _check_search(experiment: Experiment) -> None:
+    sampling, search = experiment.sampling, experiment.method.search
+    try:
+        search.check_steps(sampling.num_inference_steps)
+    except ValueError as problem:
+        raise ConfigError(f"method.search.{problem}") from None
+    if sampling.scheduler == "ddim" and sampling.eta == 0:
+        raise ConfigError(
+            f"sampling.eta = 0: {experiment.method.name} trains on the density of a step, and a deterministic step has "
+            "none; use eta = 1.0, or anything above 0"
+        )
+    # Which steps have noise does not depend on the checkpoint's betas, so any schedule can answer before one is loaded.
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alphas_cumprod = (1 - betas).cumprod(0)
+    try:
+        sampling.process(Schedule(alphas_cumprod, float(alphas_cumprod[0]))).check_density(search.steps)
+    except DensityError as problem:
+        raise ConfigError(f"method.search.steps = {list(search.steps)}: {problem}") from None
+    except ValueError as problem:
+        raise ConfigError(f"sampling.{problem}") from None
+
+
+def _check_rewards(experiment: Experiment) -> None:
+    known = named_classes(rewards, Reward)
+    for name in experiment.evaluate.rewards:
+        if name not in known:
+            raise ConfigError(f"evaluate.rewards: there is no reward {name!r}{nearest(name, known)}")
+
+
+def _check_model(experiment: Experiment) -> None:
+    config, families = experiment.model, named_classes(models, ModelFamily)
+    if config.family not in families:
+        raise ConfigError(f"model.family = {config.family!r}: unknown{nearest(config.family, families)}")
+    is_folder = Path(config.source()).is_dir()
+    if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.path):
+        raise ConfigError(
+            f'model.path = {config.path!r}: neither "tiny", nor an existing folder, nor a hub id such as '
+            '"stable-diffusion-v1-5/stable-diffusion-v1-5"'
+        )
+    try:
+        config.torch_device()
+        families[config.family].check(config)
+    except (ValueError, RuntimeError) as problem:
+        field = "path" if isinstance(problem, ValueError) else "device"
+        raise ConfigError(f"model.{field} = {getattr(config, field)!r}: {problem}") from None
+    local = experiment.cluster.runtime == "local"
+    if local and config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"model.device = {config.device!r}: this machine has no CUDA device; use auto or cpu")
+
+
+def _check_batch(experiment: Experiment) -> None:
+    pairs = experiment.run.prompts_per_iteration * len(experiment.method.search.steps)
+    size = experiment.optimizer.batch_size
+    if pairs % size:
+        raise ConfigError(
+            f"optimizer.batch_size = {size}: it must divide the {pairs} pairs of an iteration "
+            f"(prompts_per_iteration x search.steps); the nearest that does is {nearest_divisor(pairs, size)}"
+        )
+
+
+def _check_output(folder: Path) -> None:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"run.output_dir = {str(folder)!r}: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder")
+
+
+def _plain(section: Any) -> Table:
+    """A section as TOML values."""
+    table: Table = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            table[field.name] = _plain(value)
+        elif value is not None:
+            table[field.name] = list(value) if isinstance(value, tuple) else value
+    return table

@@ -1,0 +1,57 @@
+"""The noise schedule of a diffusion model, and the times that a sampler visits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise, for t in 0 .. N-1.
+
+    Field names are those of diffusers' schedulers, so that a checkpoint's scheduler config maps onto them one to one.
+    """
+
+    alphas_cumprod: Float[Tensor, " N"]
+    """alpha_bar, float64, strictly between 0 (excluded) and 1."""
+    final_alpha_cumprod: float
+    """alpha_bar at the time before t = 0: alphas_cumprod[0], or 1.0 where the checkpoint sets alpha to one."""
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: Spacing = "leading"
+    steps_offset: int = 1
+
+    def __post_init__(self) -> None:
+        if not bool(((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all()):
+            raise ValueError(
+                "alphas_cumprod must lie strictly between 0 and 1: a schedule rescaled to zero terminal SNR has no "
+                "finite predicted clean image at its first step. Use a checkpoint with rescale_betas_zero_snr=false."
+            )
+
+    def timesteps(self, num_inference_steps: int) -> Int[Tensor, " T"]:
+        """The times t that `num_inference_steps` steps start from, noisiest first (diffusers' three spacings)."""
+        count, total = num_inference_steps, len(self.alphas_cumprod)
+        if not 1 <= count <= total:
+            raise ValueError(f"num_inference_steps = {count}: choose 1 to {total}, the length of the noise schedule.")
+        if self.timestep_spacing == "leading":
+            times = torch.arange(count, dtype=torch.int64).flip(0) * (total // count) + self.steps_offset
+        elif self.timestep_spacing == "trailing":
+            times = torch.round(torch.arange(total, 0, -total / count, dtype=torch.float64)).long()[:count] - 1
+        else:
+            times = torch.linspace(0, total - 1, count, dtype=torch.float64).round().long().flip(0)
+        if int(times.max()) >= total:
+            raise ValueError(
+                f"num_inference_steps = {count} with steps_offset = {self.steps_offset} starts at time {int(times.max())}, "
+                f"but the schedule ends at {total - 1}. Use fewer steps."
+            )
+        return times
+
+    def alpha_bar(self, times: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """alpha_bar at `times`; a negative time is the one before t = 0."""
+        inside = self.alphas_cumprod[times.clamp(min=0)]
+        return torch.where(times < 0, torch.full_like(inside, self.final_alpha_cumprod), inside)

@@ -1,0 +1,57 @@
+"""What D3PO, TailorPO and RDPO have in common: DPO on reverse steps. They differ by their search and their defaults."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raypref.core.losses import PsiSign, stepwise_dpo
+from raypref.core.process import Gaussian, Reduce
+from raypref.core.supervise import best_vs_worst, step_reward
+from raypref.core.types import Loss, Rollout, Transitions
+from raypref.methods.base import Method
+
+
+@dataclass(frozen=True)
+class StepwiseDPO(Method):
+    """The best against the worst candidate of every prompt and step, by the search's step reward:
+
+    L = -log sigmoid( beta (rho_w - rho_l) - lambda relu(rho_l) ),   rho = log pi_theta(x_s | x_t) / pi_ref(x_s | x_t)
+    """
+
+    neutral: ClassVar[float] = math.log(2)
+
+    beta: float = 0.1
+    """Strength of the pull, per nat per element ("mean") or per nat ("sum"); beta_sum = beta_mean / (C H W)."""
+    psi_lambda: float = 0.0
+    """Weight of RDPO's penalty on the loser's log-ratio, not multiplied by beta; 0 switches it off."""
+    psi_sign: PsiSign = "intended"
+    """intended: a loser above the reference is penalised, as RDPO's text says. printed: eq. 9 literally."""
+    ratio_clip_eps: float | None = None
+    """Clamps rho to [log(1 - eps), log(1 + eps)]; the penalty stays unclamped."""
+    logp_reduce: Reduce = "mean"
+    """How log-probabilities are reduced over the latent's dimensions; published betas assume the mean."""
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"beta = {self.beta}: use a positive number, such as 0.1.")
+        if self.psi_lambda < 0:
+            raise ValueError(f"psi_lambda = {self.psi_lambda}: use 0 (off) or more; psi_sign chooses the sign.")
+        if self.ratio_clip_eps is not None and not 0 < self.ratio_clip_eps < 1:
+            raise ValueError(f"ratio_clip_eps = {self.ratio_clip_eps}: use a number between 0 and 1, such as 0.1.")
+
+    def supervise(self, rollout: Rollout) -> Transitions:
+        """See `best_vs_worst`."""
+        return best_vs_worst(rollout, step_reward(rollout, self.search.step_reward))
+
+    def loss(self, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Loss:
+        """See `raypref.core.losses.stepwise_dpo`."""
+        return stepwise_dpo(
+            policy,
+            reference,
+            batch,
+            beta=self.beta,
+            psi_lambda=self.psi_lambda,
+            psi_sign=self.psi_sign,
+            ratio_clip_eps=self.ratio_clip_eps,
+            logp_reduce=self.logp_reduce,
+        )

@@ -1,0 +1,117 @@
+"""What the rest of raypref knows of a diffusion model: a denoiser that is trained, and a decoder that makes pictures."""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from raypref.core.schedule import Schedule
+from raypref.core.weights import FlatParameters
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny"
+"""The tiny text-to-image model that ships with the package: `[model] path = "tiny"`."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`[model]`: which network, on what device, and what of it is trained."""
+
+    family: str = "stable_diffusion"
+    """The file in raypref/models/ that loads it."""
+    path: str = "tiny"
+    """A hub id, a local diffusers folder, or "tiny" for the model that ships with raypref."""
+    revision: str | None = None
+    """The hub revision (commit, tag or branch) to pin."""
+    device: str = "auto"
+    """A torch device; auto is cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32."""
+    lora_rank: int = 4
+    lora_alpha: int = 4
+    """The adapter is scaled by lora_alpha / lora_rank."""
+    lora_target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Names of the linear layers that get an adapter, as in peft's target_modules."""
+
+    def __post_init__(self) -> None:
+        for name in ("lora_rank", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: use 1 or more, such as 4.")
+        if not self.lora_target_modules:
+            raise ValueError('lora_target_modules is empty: name at least one layer, such as "to_q".')
+
+    def source(self) -> str:
+        """What from_pretrained is given."""
+        return str(TINY) if self.path == "tiny" else self.path
+
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+
+
+class Denoiser(ABC):
+    """The network that predicts noise (or velocity), with its text encoder and its trainable adapter.
+
+    `schedule`, `latent_shape` (C, H, W) and `parameters` (the adapter, as one flat buffer) are set by subclasses.
+    """
+
+    schedule: Schedule
+    latent_shape: tuple[int, int, int]
+    parameters: FlatParameters
+
+    @abstractmethod
+    def predict(
+        self, x_t: Float[Tensor, "N C H W"], t: Int[Tensor, " N"], prompts: tuple[str, ...], guidance_scale: float
+    ) -> Float[Tensor, "N C H W"]:
+        """The raw output at (x_t, t), combined by classifier-free guidance in float32:
+
+            out = out(empty prompt) + guidance_scale (out(prompt) - out(empty prompt)),
+
+        both halves in one batch; a scale of 1 skips the empty half. This guided output is the policy: sampling and training
+        use it alike, and gradients flow through both halves.
+        """
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside it the adapter is off: the network is the pretrained one, bit for bit."""
+
+    @abstractmethod
+    def export_lora(self, folder: Path) -> None:
+        """Writes the adapter so that `pipe.load_lora_weights(folder)` of diffusers loads it."""
+
+
+class Decoder(ABC):
+    """The VAE decoder."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 height width"]:
+        """Pictures in [0, 1], float32. Differentiable; callers that only score use torch.no_grad()."""
+
+
+class ModelFamily(ABC):
+    """How one family of checkpoints is loaded. Subclasses are final, one a file, and are found by their `name`."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Raises ValueError where a local path cannot be such a checkpoint. Must not load weights."""
+
+    @classmethod
+    @abstractmethod
+    def denoiser(cls, config: ModelConfig) -> Denoiser:
+        """Loads network, text encoder and schedule, and adds a fresh adapter whose output is zero."""
+
+    @classmethod
+    @abstractmethod
+    def decoder(cls, config: ModelConfig) -> Decoder:
+        """Loads the VAE alone."""

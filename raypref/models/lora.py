@@ -1,0 +1,58 @@
+"""A fresh LoRA adapter on a diffusers network: peft's layers, our initial values, one flat buffer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor
+
+from raypref.core.seeding import Key
+from raypref.core.weights import FlatParameters
+from raypref.models.base import ModelConfig
+
+
+def add_lora(network: ModelMixin, config: ModelConfig) -> FlatParameters:
+    """Freezes the network and adds a trainable float32 adapter whose output is exactly zero.
+
+    A ~ N(0, 1 / rank^2), B = 0, as in the authors' D3PO and SPO code. A is drawn under the parameter's own name, so every
+    worker starts from the same adapter without a message.
+
+    Raises:
+        ValueError: where no layer matches lora_target_modules.
+    """
+    network.requires_grad_(False)
+    network.add_adapter(
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=list(config.lora_target_modules),
+        )
+    )
+    parameters = {name: p for name, p in network.named_parameters() if "lora_" in name}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(True)
+        fresh = Key(0)("lora", name).normal(*parameter.shape) / config.lora_rank
+        parameter.data = (fresh if "lora_A" in name else torch.zeros_like(fresh)).to(parameter.device)
+    return FlatParameters(parameters)
+
+
+@contextmanager
+def adapter_off(network: ModelMixin) -> Iterator[None]:
+    """The pretrained network, for the duration."""
+    network.disable_adapters()
+    try:
+        yield
+    finally:
+        network.enable_adapters()
+
+
+def diffusers_state(network: ModelMixin) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The adapter under diffusers' key names, and the metadata that restores rank and alpha."""
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    owned = {name: value.detach().cpu().clone() for name, value in state.items()}
+    return owned, network.peft_config["default"].to_dict()

@@ -1,0 +1,1 @@
+"""Rewards, one file each. A file dropped into this folder is found by its class's `name`."""

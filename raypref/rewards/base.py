@@ -1,0 +1,35 @@
+"""What a reward is: pictures and prompts in, one score each out, higher is better."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Reward(ABC):
+    """A reward. Subclasses are final, one a file, and are found by their `name`.
+
+    The parameters of `__init__` are the keys that `[reward]` accepts beside the name. A reward is built once a worker.
+    """
+
+    name: ClassVar[str]
+    """The key in `[reward] name = ...`."""
+    unit: ClassVar[str]
+    """What a score of 1 means."""
+    differentiable: ClassVar[bool]
+    """Whether gradients flow from scores to images."""
+
+    @abstractmethod
+    def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
+        """Scores, float32, higher is better; NaN where a picture could not be scored.
+
+        Args:
+            images: float32 in [0, 1].
+            prompts: the text that each picture was made for.
+        """
+
+    def accuracy(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
+        """Named yes/no judgements for evaluation (1, 0, or NaN where the prompt does not ask); none by default."""
+        return {}

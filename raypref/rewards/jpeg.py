@@ -1,0 +1,47 @@
+"""How well a picture compresses: the rewards of DDPO and D3PO that need no network."""
+
+import io
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from raypref.rewards.base import Reward
+
+
+def jpeg_kilobytes(image: Float[Tensor, "3 H W"]) -> float:
+    """Size of the JPEG file in kB (1000 bytes), PIL at quality 95: the encoder settings of DDPO and D3PO."""
+    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95)
+    return buffer.tell() / 1000
+
+
+class JpegCompressibility(Reward):
+    """Minus the JPEG size in kB (Black et al. 2024, arXiv:2305.13301, sec. 5.1).
+
+    A blank 512 x 512 picture scores -4.72, so values near that are a collapse, not a success.
+    """
+
+    name: ClassVar[str] = "jpeg_compressibility"
+    unit: ClassVar[str] = "-kB"
+    differentiable: ClassVar[bool] = False
+
+    def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
+        """See the class; the prompt does not matter."""
+        return -torch.tensor([jpeg_kilobytes(image) for image in images])
+
+
+class JpegIncompressibility(Reward):
+    """The JPEG size in kB (arXiv:2305.13301, sec. 5.1): rewards detail, and in the end noise."""
+
+    name: ClassVar[str] = "jpeg_incompressibility"
+    unit: ClassVar[str] = "kB"
+    differentiable: ClassVar[bool] = False
+
+    def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
+        """See the class; the prompt does not matter."""
+        return torch.tensor([jpeg_kilobytes(image) for image in images])

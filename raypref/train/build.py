@@ -1,0 +1,41 @@
+"""Builds the three roles from an experiment: the one place where names become networks and rewards."""
+
+import torch
+
+from raypref import models, rewards
+from raypref.models.base import ModelFamily
+from raypref.registry import named_classes
+from raypref.rewards.base import Reward
+from raypref.train.experiment import Experiment
+from raypref.train.learner import Learner
+from raypref.train.sampler import Sampler, Scoring
+from raypref.train.scorer import Scorer
+
+
+def model_family(experiment: Experiment) -> type[ModelFamily]:
+    """The family that `model.family` names."""
+    return named_classes(models, ModelFamily)[experiment.model.family]
+
+
+def _claim_threads(experiment: Experiment) -> None:
+    """Thread count is part of the numbers (sums split differently), so every role of a run sets the same one."""
+    torch.set_num_threads(experiment.run.num_threads)
+
+
+def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
+    _claim_threads(experiment)
+    denoiser = model_family(experiment).denoiser(experiment.model)
+    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring)
+
+
+def build_scorer(experiment: Experiment) -> Scorer:
+    _claim_threads(experiment)
+    known = named_classes(rewards, Reward)
+    reward = known[experiment.reward.name](**experiment.reward.settings)
+    watched = tuple(known[name]() for name in experiment.evaluate.rewards if name != experiment.reward.name)
+    return Scorer(model_family(experiment).decoder(experiment.model), reward, watched)
+
+
+def build_learner(experiment: Experiment) -> Learner:
+    _claim_threads(experiment)
+    return Learner(model_family(experiment).denoiser(experiment.model), experiment)

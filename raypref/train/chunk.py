@@ -1,0 +1,44 @@
+"""Work items: which prompts a worker rolls out or pictures, and under which addresses its random numbers lie."""
+
+from dataclasses import dataclass
+
+from raypref.core.seeding import Key
+from raypref.train.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few prompts, each with the key of its random numbers. A pure function's argument: any worker gives one answer."""
+
+    name: str
+    """For logs: "iteration 3, chunk 1"."""
+    prompts: tuple[str, ...]
+    keys: tuple[Key, ...]
+    """One a prompt."""
+
+
+def rollout_chunks(experiment: Experiment, iteration: int) -> list[Chunk]:
+    """The rollouts of an iteration: prompts in a shuffled order that restarts when all have been seen."""
+    run, seed = experiment.run, Key(experiment.run.seed)
+    prompts, keys = [], []
+    for item in range(run.prompts_per_iteration):
+        epoch, place = divmod(iteration * run.prompts_per_iteration + item, len(experiment.prompts))
+        order = seed("prompts", epoch).permutation(len(experiment.prompts))
+        prompts.append(experiment.prompts[int(order[place])])
+        keys.append(seed("rollout", iteration, item))
+    return _split(f"iteration {iteration}", prompts, keys, run.chunk_size)
+
+
+def evaluation_chunks(experiment: Experiment) -> list[Chunk]:
+    """The held-out pictures: the same seeds at every evaluation, all pictures of a prompt side by side."""
+    seed, each = Key(experiment.run.seed)("evaluate"), experiment.evaluate.images_per_prompt
+    prompts = [prompt for prompt in experiment.heldout_prompts for _ in range(each)]
+    keys = [seed(index, copy) for index in range(len(experiment.heldout_prompts)) for copy in range(each)]
+    return _split("evaluation", prompts, keys, experiment.run.chunk_size * experiment.method.search.candidates)
+
+
+def _split(name: str, prompts: list[str], keys: list[Key], size: int) -> list[Chunk]:
+    return [
+        Chunk(f"{name}, chunk {start // size}", tuple(prompts[start : start + size]), tuple(keys[start : start + size]))
+        for start in range(0, len(prompts), size)
+    ]

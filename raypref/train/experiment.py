@@ -1,0 +1,198 @@
+"""One run as a value: every setting, checked before a model loads or an actor starts."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raypref.core.process import Process, ddim, ddpm
+from raypref.core.schedule import Schedule
+from raypref.methods.base import Method
+from raypref.models.base import ModelConfig
+
+
+def require(condition: bool, field_name: str, value: object, rule: str) -> None:
+    """Raises ValueError("field = value: rule") unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{field_name} = {value!r}: {rule}")
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` nearest to `wanted`."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`[run]`: how long, on which prompts, and where the results go."""
+
+    name: str = "run"
+    """The run directory is output_dir/name."""
+    output_dir: str = "runs"
+    seed: int = 0
+    iterations: int = 20
+    """One iteration: one experience, its updates."""
+    prompts: str = ""
+    """A text file, one training prompt a line."""
+    heldout_prompts: str = ""
+    """A text file of prompts that are never trained on; for evaluation."""
+    prompts_per_iteration: int = 8
+    chunk_size: int = 4
+    """Prompts in one rollout task. Part of the numbers, unlike the number of workers."""
+    lag: int = 1
+    """0: rollouts use the newest weights. 1: weights one update older, so that sampling and learning overlap."""
+    num_threads: int = 1
+    """CPU threads of each worker. Part of the numbers."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "prompts_per_iteration", "chunk_size", "num_threads"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
+        require(self.lag in (0, 1), "lag", self.lag, "use 0 (strictly on-policy) or 1 (sampling overlaps learning).")
+        require(
+            self.prompts_per_iteration % self.chunk_size == 0,
+            "chunk_size",
+            self.chunk_size,
+            f"it must divide prompts_per_iteration = {self.prompts_per_iteration}; the nearest that does is "
+            f"{nearest_divisor(self.prompts_per_iteration, self.chunk_size)}.",
+        )
+        require(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), "name", self.name,
+                "use a plain folder name.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """`[sampling]`: the reverse process, named as in a diffusers pipeline call."""
+
+    scheduler: Literal["ddim", "ddpm"] = "ddim"
+    num_inference_steps: int = 20
+    guidance_scale: float = 5.0
+    eta: float = 1.0
+    """ddim only: 0 is deterministic (no density to train on), 1 is DDPM's noise."""
+
+    def __post_init__(self) -> None:
+        require(self.num_inference_steps >= 1, "num_inference_steps", self.num_inference_steps, "use 1 or more.")
+        require(0 <= self.eta <= 1, "eta", self.eta, "use a number from 0 to 1; training needs more than 0.")
+        require(self.guidance_scale >= 1, "guidance_scale", self.guidance_scale, "use 1 (no guidance) or more.")
+
+    def process(self, schedule: Schedule) -> Process:
+        """The table of the reverse process on a model's schedule."""
+        if self.scheduler == "ddpm":
+            return ddpm(schedule, self.num_inference_steps)
+        return ddim(schedule, self.num_inference_steps, self.eta)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """`[reward]`: the reward that trains; further keys go to its constructor."""
+
+    name: str = "colorfulness"
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`[optimizer]`: AdamW on the adapter."""
+
+    learning_rate: float = 3e-5
+    batch_size: int = 20
+    """Pairs in one optimizer update."""
+    micro_batch_size: int = 20
+    """Pairs in one forward and backward pass; gradients are summed. Memory for speed."""
+    num_inner_epochs: int = 1
+    """Passes over each iteration's pairs."""
+    max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    adam_weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "use a positive number, such as 3e-5.")
+        require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "use a positive number, such as 1.0.")
+        for name in ("batch_size", "micro_batch_size", "num_inner_epochs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
+        require(
+            self.batch_size % self.micro_batch_size == 0,
+            "micro_batch_size",
+            self.micro_batch_size,
+            f"it must divide batch_size = {self.batch_size}; the nearest that does is "
+            f"{nearest_divisor(self.batch_size, self.micro_batch_size)}.",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """`[evaluate]`: held-out prompts with fixed seeds, before, during and after training."""
+
+    every: int = 10
+    """Iterations between evaluations; 0 leaves only the first and the last."""
+    images_per_prompt: int = 2
+    """At least 2: diversity compares pictures of one prompt."""
+    rewards: tuple[str, ...] = ("prompt_match",)
+    """Rewards that are never trained on, scored beside the training reward."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "every", self.every, "use 0 (only first and last) or more.")
+        require(self.images_per_prompt >= 2, "images_per_prompt", self.images_per_prompt,
+                "use 2 or more: diversity compares pictures of one prompt.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """`[checkpoint]`."""
+
+    every: int = 5
+    """Iterations between checkpoints; the last iteration always has one."""
+    keep: int = 2
+    """How many are kept."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "every", self.every, "use 1 or more.")
+        require(self.keep >= 1, "keep", self.keep, "use 1 or more.")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """`[cluster]`: where the roles run. Nothing here changes a run's numbers."""
+
+    runtime: Literal["ray", "local"] = "ray"
+    """ray: actors. local: one process without Ray, for debugging; the same numbers."""
+    address: str = "auto"
+    """auto: join the cluster of RAY_ADDRESS or the job, else start one here. Or an address."""
+    samplers: int = 1
+    reward_workers: int = 1
+    chunks_in_flight: int = 2
+    """Chunks that one sampler interleaves: while one waits for its scores, another denoises."""
+    sampler_gpus: float = 0.0
+    reward_gpus: float = 0.0
+    learner_gpus: float = 0.0
+    worker_cpus: float = 0.5
+    """CPUs that Ray reserves for each worker."""
+    timeout: float = 1800.0
+    """Seconds of silence from a worker after which the run stops and names it."""
+
+    def __post_init__(self) -> None:
+        for name in ("samplers", "reward_workers", "chunks_in_flight"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
+        for name in ("sampler_gpus", "reward_gpus", "learner_gpus", "worker_cpus"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "use 0 or more.")
+        require(self.timeout > 0, "timeout", self.timeout, "use a positive number of seconds.")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run. The prompts themselves are read, so that workers need no file."""
+
+    method: Method
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = RewardConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    prompts: tuple[str, ...] = ()
+    heldout_prompts: tuple[str, ...] = ()
+
+    def policy_version(self, iteration: int) -> int:
+        """The version of the weights that iteration's rollouts use; version v is the policy after v iterations."""
+        return max(0, iteration - self.run.lag)

@@ -1,0 +1,91 @@
+"""Where the roles run: five verbs that the loop speaks, and the runtime without Ray."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from raypref.train.build import build_learner, build_sampler, build_scorer
+from raypref.train.chunk import Chunk
+from raypref.train.experiment import Experiment
+from raypref.train.learner import UpdateReport
+from raypref.train.sampler import Scoring
+from raypref.train.scorer import Judgement, Scorer
+from raypref.train.rollout import ScoreRequest, Scores
+from raypref.train.state import LearnerState, learner_state, restore_learner
+
+
+class Runtime(ABC):
+    """Samplers, reward workers and a learner, somewhere. Every runtime gives the same numbers."""
+
+    @abstractmethod
+    def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
+        """Asks for an iteration's rollouts with a version of the weights; returns at once where workers are elsewhere."""
+
+    @abstractmethod
+    def update(self, iteration: int) -> UpdateReport:
+        """Trains on the rollouts that were requested for an iteration."""
+
+    @abstractmethod
+    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
+        """Finished, judged pictures with a version of the weights."""
+
+    @abstractmethod
+    def state(self) -> LearnerState:
+        """Everything that the learner would need to go on."""
+
+    @abstractmethod
+    def restore(self, state: LearnerState) -> None:
+        """Goes on from there."""
+
+    @abstractmethod
+    def export_lora(self, folder: Path) -> None:
+        """Writes the newest policy for diffusers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of workers and memory."""
+
+
+class LocalScoring(Scoring):
+    """A scorer in this process."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def score(self, request: ScoreRequest) -> Scores:
+        return self.scorer.score(request)
+
+    def judge(self, request: ScoreRequest) -> Judgement:
+        return self.scorer.judge(request)
+
+
+class LocalRuntime(Runtime):
+    """All roles in this process, one after the other: for debugging, for tests, and where there is no Ray."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.learner = build_learner(experiment)
+        self.sampler = build_sampler(experiment, LocalScoring(build_scorer(experiment)))
+        self._requested: dict[int, tuple[list[Chunk], int]] = {}
+
+    def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
+        self._requested[iteration] = (chunks, version)
+
+    def update(self, iteration: int) -> UpdateReport:
+        chunks, version = self._requested.pop(iteration)
+        weights = self.learner.weights(version)
+        return self.learner.update(iteration, [self.sampler.rollout(chunk, weights) for chunk in chunks])
+
+    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
+        weights = self.learner.weights(version)
+        return [self.sampler.picture(chunk, weights) for chunk in chunks]
+
+    def state(self) -> LearnerState:
+        return learner_state(self.learner)
+
+    def restore(self, state: LearnerState) -> None:
+        restore_learner(self.learner, state)
+
+    def export_lora(self, folder: Path) -> None:
+        self.learner.export_lora(folder)
+
+    def close(self) -> None:
+        self._requested.clear()

@@ -1,0 +1,77 @@
+"""The sampler's work: roll out chunks with a given version of the weights, several of them interleaved."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from raypref.core.types import Rollout, Search
+from raypref.core.weights import Weights
+from raypref.models.base import Denoiser
+from raypref.train.chunk import Chunk
+from raypref.train.experiment import SamplingConfig
+from raypref.train.rollout import ScoreRequest, Scores, Walk, explore, finish
+from raypref.train.scorer import Judgement
+
+
+class Scoring(ABC):
+    """Whoever answers score requests: a Scorer in this process, or reward workers elsewhere."""
+
+    @abstractmethod
+    def score(self, request: ScoreRequest) -> Scores: ...
+
+    @abstractmethod
+    def judge(self, request: ScoreRequest) -> Judgement: ...
+
+
+@dataclass(frozen=True)
+class SampledRollout:
+    """A rollout and what it cost."""
+
+    rollout: Rollout
+    seconds_denoising: float
+    seconds_scoring: float
+
+
+class Sampler:
+    """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
+
+    def __init__(self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring) -> None:
+        self.denoiser, self.search, self.scoring = denoiser, search, scoring
+        self.process = sampling.process(denoiser.schedule)
+        self.guidance_scale = sampling.guidance_scale
+        self._network = threading.Lock()
+
+    def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
+        """Searches from the chunk's prompts with exactly these weights."""
+        search = explore(self._walk(chunk), self.search)
+        denoising = scoring = 0.0
+        scores: Scores | None = None
+        while True:
+            with self._network:
+                self._use(weights)
+                started = time.perf_counter()
+                try:
+                    request = next(search) if scores is None else search.send(scores)
+                except StopIteration as done:
+                    denoising += time.perf_counter() - started
+                    return SampledRollout(done.value, denoising, scoring)
+                denoising += time.perf_counter() - started
+            started = time.perf_counter()
+            scores = self.scoring.score(request)
+            scoring += time.perf_counter() - started
+
+    def picture(self, chunk: Chunk, weights: Weights) -> Judgement:
+        """Finished pictures of the chunk's prompts, judged."""
+        with self._network:
+            self._use(weights)
+            x_0 = finish(self._walk(chunk))
+        return self.scoring.judge(ScoreRequest(x_0, chunk.prompts))
+
+    def _walk(self, chunk: Chunk) -> Walk:
+        return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
+
+    def _use(self, weights: Weights) -> None:
+        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes."""
+        if self.denoiser.parameters.version != weights.manifest.version:
+            self.denoiser.parameters.install(weights)
