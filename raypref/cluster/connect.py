@@ -1,0 +1,46 @@
+"""Joining a Ray cluster, or starting one on this machine."""
+
+import math
+import os
+
+import ray
+
+from raypref.train.experiment import Experiment
+
+
+def worker_cpus(experiment: Experiment) -> float:
+    """CPUs that all workers of a run reserve."""
+    cluster = experiment.cluster
+    return cluster.worker_cpus * (cluster.samplers + cluster.reward_workers + 1)
+
+
+def worker_gpus(experiment: Experiment) -> float:
+    """GPUs that all workers of a run reserve."""
+    cluster = experiment.cluster
+    return (
+        cluster.samplers * cluster.sampler_gpus + cluster.reward_workers * cluster.reward_gpus + cluster.learner_gpus
+    )
+
+
+def connect(experiment: Experiment) -> bool:
+    """Joins the cluster that cluster.address or RAY_ADDRESS names, else starts one here. True where it started one.
+
+    A cluster started here offers enough CPU slots for every worker, however few cores there are: a laptop is slow, not stuck.
+    """
+    if ray.is_initialized():
+        return False
+    address = experiment.cluster.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        return False
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default; unset, it warns
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(worker_cpus(experiment))),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    return True

@@ -1,0 +1,107 @@
+"""The roles as Ray actors, behind the verbs of `Runtime`."""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError
+
+from raypref.cluster.connect import connect, worker_cpus, worker_gpus
+from raypref.cluster.pool import Job, Pool
+from raypref.cluster.wire import pack, unpack
+from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
+from raypref.train.chunk import Chunk
+from raypref.train.experiment import Experiment
+from raypref.train.learner import UpdateReport
+from raypref.train.runtime import Runtime
+from raypref.train.scorer import Judgement
+from raypref.train.state import LearnerState
+
+
+class RayRuntime(Runtime):
+    """Samplers, reward workers and a learner as actors. The driver moves references, not data: rollouts go from sampler to
+    learner, weights from learner to samplers, each version once through the object store."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._owns_cluster = connect(experiment)
+        cluster = experiment.cluster
+        self.scorers = [
+            self._spawn(ScorerWorker, cluster.reward_gpus, max_restarts=-1, max_task_retries=2).remote(experiment)
+            for _ in range(cluster.reward_workers)
+        ]
+        self.samplers = [
+            self._spawn(
+                SamplerWorker, cluster.sampler_gpus, max_restarts=-1, max_concurrency=cluster.chunks_in_flight
+            ).remote(experiment, self.scorers)
+            for _ in range(cluster.samplers)
+        ]
+        self.learner = self._spawn(LearnerWorker, cluster.learner_gpus).remote(experiment)
+        self._await_workers()
+        self.pool = Pool(self.samplers, cluster.chunks_in_flight, cluster.timeout)
+        self._jobs: dict[int, list[Job]] = {}
+        self._weights: dict[int, Any] = {0: self.learner.weights.remote(0)}
+
+    def _spawn(self, worker: type, gpus: float, **options: Any) -> Any:
+        threads = str(self.experiment.run.num_threads)
+        return ray.remote(worker).options(
+            num_cpus=self.experiment.cluster.worker_cpus,
+            num_gpus=gpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+            **options,
+        )
+
+    def _await_workers(self) -> None:
+        """Waits until every worker has loaded its model.
+
+        Raises:
+            TimeoutError: with what the run asks for and what the cluster has.
+        """
+        try:
+            ray.get(
+                [worker.ready.remote() for worker in (*self.scorers, *self.samplers, self.learner)],
+                timeout=self.experiment.cluster.timeout,
+            )
+        except GetTimeoutError:
+            raise TimeoutError(
+                f"not all workers started within {self.experiment.cluster.timeout:g} s (cluster.timeout). The run asks "
+                f"for {worker_cpus(self.experiment):g} CPUs and {worker_gpus(self.experiment):g} GPUs; the cluster has "
+                f"{ray.cluster_resources()}, of which free: {ray.available_resources()}"
+            ) from None
+
+    def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
+        self._jobs[iteration] = [Job("rollout", chunk, self._weights[version]) for chunk in chunks]
+        self.pool.submit(self._jobs[iteration])
+
+    def update(self, iteration: int) -> UpdateReport:
+        rollouts = self.pool.wait_jobs(self._jobs.pop(iteration))
+        report = unpack(self.pool.wait_other(self.learner.update.remote(iteration, *rollouts)))
+        self._weights[iteration + 1] = self.learner.weights.remote(iteration + 1)
+        for old in [version for version in self._weights if version < iteration + 1 - self.experiment.run.lag]:
+            del self._weights[old]
+        return report
+
+    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
+        jobs = [Job("picture", chunk, self._weights[version]) for chunk in chunks]
+        self.pool.submit(jobs)
+        return [unpack(packed) for packed in ray.get(self.pool.wait_jobs(jobs))]
+
+    def state(self) -> LearnerState:
+        return unpack(self.pool.wait_other(self.learner.state.remote()))
+
+    def restore(self, state: LearnerState) -> None:
+        self.pool.wait_other(self.learner.restore.remote(pack(state)))
+        self._weights = {version: self.learner.weights.remote(version) for version in state.history}
+
+    def export_lora(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.pool.wait_other(self.learner.lora_files.remote()).items():
+            (folder / name).write_bytes(content)
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster where this runtime started it."""
+        if self._owns_cluster:
+            ray.shutdown()
+            return
+        for worker in (*self.samplers, *self.scorers, self.learner):
+            ray.kill(worker)
