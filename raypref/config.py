@@ -67,6 +67,19 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+def load_changed(path: Path, overrides: Sequence[str], allowed: Sequence[str]) -> Experiment:
+    """The experiment of a run directory's config, with overrides of the allowed sections or keys only.
+
+    Raises:
+        ConfigError: naming an override that would change what was computed, and what is allowed.
+    """
+    for override in overrides:
+        address = override.partition("=")[0].strip()
+        if address not in allowed and address.partition(".")[0] not in allowed:
+            raise ConfigError(f"override {override!r}: an existing run may change only {', '.join(allowed)}")
+    return load_experiment(path, overrides)
+
+
 def read_toml(path: Path) -> Table:
     """The file's tables."""
     if not path.is_file():
@@ -162,16 +175,14 @@ def check_experiment(experiment: Experiment) -> None:
 
 def resolved(experiment: Experiment) -> Table:
     """The experiment as tables that `build_experiment` reads back; unset (None) keys are left out."""
-    tables = {
-        name: _plain(getattr(experiment, name)) for name in SECTIONS if name not in ("method", "reward")
-    }
+    tables = {name: _plain(getattr(experiment, name)) for name in SECTIONS if name not in ("method", "reward")}
     tables["method"] = {"name": experiment.method.name} | _plain(experiment.method)
     tables["reward"] = {"name": experiment.reward.name} | experiment.reward.settings
     return {name: tables[name] for name in SECTIONS}
 
 
 def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """": did you mean 'x'?", or the list of what is known."""
+    """ ": did you mean 'x'?", or the list of what is known."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     if close:
         return f": did you mean {close[0]!r}?"

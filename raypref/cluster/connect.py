@@ -17,15 +17,14 @@ def worker_cpus(experiment: Experiment) -> float:
 def worker_gpus(experiment: Experiment) -> float:
     """GPUs that all workers of a run reserve."""
     cluster = experiment.cluster
-    return (
-        cluster.samplers * cluster.sampler_gpus + cluster.reward_workers * cluster.reward_gpus + cluster.learner_gpus
-    )
+    return cluster.samplers * cluster.sampler_gpus + cluster.reward_workers * cluster.reward_gpus + cluster.learner_gpus
 
 
 def connect(experiment: Experiment) -> bool:
     """Joins the cluster that cluster.address or RAY_ADDRESS names, else starts one here. True where it started one.
 
-    A cluster started here offers enough CPU slots for every worker, however few cores there are: a laptop is slow, not stuck.
+    A cluster started here offers enough CPU slots for every worker, however few cores there are: a laptop is slow, not
+    stuck.
     """
     if ray.is_initialized():
         return False

@@ -78,7 +78,9 @@ class Pool:
             ray.get(receipt)
         except RayActorError as lost:
             if job.attempts >= MAX_ATTEMPTS:
-                raise RuntimeError(f"{job.chunk.name} has lost {job.attempts} samplers; the last said: {lost}") from lost
+                raise RuntimeError(
+                    f"{job.chunk.name} has lost {job.attempts} samplers; the last said: {lost}"
+                ) from lost
             self._queue.appendleft(job)
             return
         job.result = result

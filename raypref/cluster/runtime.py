@@ -19,8 +19,8 @@ from raypref.train.state import LearnerState
 
 
 class RayRuntime(Runtime):
-    """Samplers, reward workers and a learner as actors. The driver moves references, not data: rollouts go from sampler to
-    learner, weights from learner to samplers, each version once through the object store."""
+    """Samplers, reward workers and a learner as actors. The driver moves references, not data: rollouts go from
+    sampler to learner, weights from learner to samplers, each version once through the object store."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment

@@ -1,7 +1,7 @@
 """How values cross process borders: tensors as numpy arrays on the way, as owned copies on arrival.
 
-numpy arrays travel through Ray's object store without a copy, but arrive read-only and shared with every other reader; a
-tensor that aliased one could corrupt its neighbours' data. So `unpack` always copies.
+numpy arrays travel through Ray's object store without a copy, but arrive read-only and shared with every other reader;
+a tensor that aliased one could corrupt its neighbours' data. So `unpack` always copies.
 """
 
 import dataclasses

@@ -13,9 +13,7 @@ from raypref.core.types import LOSE, WIN, Loss, Transitions
 PsiSign = Literal["intended", "printed"]
 
 
-def psi_penalty(
-    rho_lose: Float[Tensor, " B"], psi_lambda: float, psi_sign: PsiSign
-) -> Float[Tensor, " B"]:
+def psi_penalty(rho_lose: Float[Tensor, " B"], psi_lambda: float, psi_sign: PsiSign) -> Float[Tensor, " B"]:
     """What Psi subtracts from the margin: lambda relu(rho_l) as RDPO's text intends, its negative as eq. 9 is printed.
 
     RDPO writes -lambda Psi with Psi = min(0, log pi_ref / pi_theta) = -relu(rho_l), so the printed objective *falls* as
@@ -39,9 +37,9 @@ def stepwise_dpo(
 ) -> Loss:
     """-log sigmoid(z),  z = beta (clip(rho_w) - clip(rho_l)) - lambda relu(rho_l),  rho = log policy / reference.
 
-    D3PO (arXiv:2311.13231) writes the first term, RDPO adds the second. `policy` and `reference` hold means [M B C H W],
-    M = 1 for a shared parent. `ratio_clip_eps` clamps rho to [log(1 - eps), log(1 + eps)] as D3PO's code clamps the ratio;
-    the penalty sees the unclamped rho_l, or its gradient would vanish where it is needed.
+    D3PO (arXiv:2311.13231) writes the first term, RDPO adds the second. `policy` and `reference` hold means [M B C H
+    W], M = 1 for a shared parent. `ratio_clip_eps` clamps rho to [log(1 - eps), log(1 + eps)] as D3PO's code clamps
+    the ratio; the penalty sees the unclamped rho_l, or its gradient would vanish where it is needed.
     """
     rho = policy.log_ratio(reference, batch.x_s, logp_reduce)  # [2 B]
     kept = rho

@@ -34,7 +34,7 @@ def over_latent(value: Float[Tensor, "*n C H W"], reduce: Reduce) -> Float[Tenso
 
 @dataclass(frozen=True)
 class Gaussian:
-    """One reverse step for a batch: N(mean, std^2 I). Leading axes of mean are [M B] or [B]; std has one entry a step."""
+    """One reverse step for a batch: N(mean, std^2 I). Leading axes of mean: [M B] or [B]; std has one entry a step."""
 
     mean: Float[Tensor, "*n C H W"]
     std: Float[Tensor, " B"]

@@ -46,7 +46,7 @@ class Schedule:
             times = torch.linspace(0, total - 1, count, dtype=torch.float64).round().long().flip(0)
         if int(times.max()) >= total:
             raise ValueError(
-                f"num_inference_steps = {count} with steps_offset = {self.steps_offset} starts at time {int(times.max())}, "
+                f"num_inference_steps = {count} with steps_offset = {self.steps_offset} starts at {int(times.max())}, "
                 f"but the schedule ends at {total - 1}. Use fewer steps."
             )
         return times

@@ -1,7 +1,8 @@
 """Addressed randomness: a random number is looked up by what it is for, never consumed from a stream.
 
-`Key(seed)("rollout", iteration, item, candidate, step)` names one draw. Whoever asks, on whatever worker, however often,
-gets the same numbers; so there is no generator state to checkpoint, and losing or adding workers cannot change a run.
+`Key(seed)("rollout", iteration, item, candidate, step)` names one draw. Whoever asks, on whatever worker, however
+often, gets the same numbers; so there is no generator state to checkpoint, and losing or adding workers cannot change
+a run.
 """
 
 import hashlib

@@ -41,7 +41,9 @@ class Search:
         if self.candidates < 2:
             raise ValueError(f"candidates = {self.candidates}: a preference needs at least 2.")
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 0:
-            raise ValueError(f"steps = {list(self.steps)}: give at least one index, ascending, without repeats, from 0.")
+            raise ValueError(
+                f"steps = {list(self.steps)}: give at least one index, ascending, without repeats, from 0."
+            )
         if self.shape == "tree" and self.step_reward == "final":
             raise ValueError(
                 "step_reward = 'final' cannot rank a tree's siblings, which share one future. "

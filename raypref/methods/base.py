@@ -12,8 +12,8 @@ from raypref.core.types import Loss, Rollout, Search, Transitions
 class Method(ABC):
     """A preference method. Subclasses are final, one a file, and are found by their `name`.
 
-    A method never sees networks, optimizers or processes: `supervise` turns what a search recorded into pairs, `loss` turns
-    the pairs and the two Gaussians at them into a number a pair.
+    A method never sees networks, optimizers or processes: `supervise` turns what a search recorded into pairs, `loss`
+    turns the pairs and the two Gaussians at them into a number a pair.
     """
 
     name: ClassVar[str]

@@ -13,8 +13,8 @@ class D3PO(StepwiseDPO):
 
         L = -log sigmoid( beta (clip(rho_w) - clip(rho_l)) ),   rho = log pi_theta(x_s | x_t) / pi_ref(x_s | x_t)
 
-    Two trajectories of a prompt start at one x_T; the one whose picture scores higher wins at every step, each arm from its
-    own parent. The authors' code clamps the ratio to [0.9, 1.1], hence ratio_clip_eps = 0.1.
+    Two trajectories of a prompt start at one x_T; the one whose picture scores higher wins at every step, each arm
+    from its own parent. The authors' code clamps the ratio to [0.9, 1.1], hence ratio_clip_eps = 0.1.
 
     Paper -> code: beta -> beta; T -> search.steps (the default lists all 20 steps of a 20-step sampler).
     Departures: ties are dropped instead of trained at log 2. psi_lambda > 0 gives "D3PO + Psi".

@@ -11,10 +11,11 @@ from raypref.methods.stepwise_dpo import StepwiseDPO
 class RDPO(StepwiseDPO):
     """RDPO, eq. 6 and 9:
 
-        L = -log sigmoid( beta (rho_w - rho_l) - lambda relu(rho_l) ),   rho = log pi_theta(x_s | x_t) / pi_ref(x_s | x_t)
+        L = -log sigmoid( beta (rho_w - rho_l) - lambda relu(rho_l) ),   rho = log pi_theta(x_s | x_t) / pi_ref(x_s |
+        x_t)
 
-    Two children of one parent x_t are ranked by the gain of the step, Q(x_s) - Q(x_t) with Q = reward of x_0-hat, and the
-    trajectory goes on from the winner. Psi keeps the loser's likelihood from rising above the reference's.
+    Two children of one parent x_t are ranked by the gain of the step, Q(x_s) - Q(x_t) with Q = reward of x_0-hat, and
+    the trajectory goes on from the winner. Psi keeps the loser's likelihood from rising above the reference's.
 
     Paper -> code: r*_t -> search.step_reward = "delta_parent"; Psi, lambda -> psi_lambda; beta -> beta;
     T_ft -> search.steps; the paper's step 20, 16, ... of 20 -> index 0, 4, ...

@@ -1,4 +1,4 @@
-"""What the rest of raypref knows of a diffusion model: a denoiser that is trained, and a decoder that makes pictures."""
+"""What raypref knows of a diffusion model: a denoiser that is trained, and a decoder that makes pictures."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
@@ -75,8 +75,8 @@ class Denoiser(ABC):
 
             out = out(empty prompt) + guidance_scale (out(prompt) - out(empty prompt)),
 
-        both halves in one batch; a scale of 1 skips the empty half. This guided output is the policy: sampling and training
-        use it alike, and gradients flow through both halves.
+        both halves in one batch; a scale of 1 skips the empty half. This guided output is the policy: sampling and
+        training use it alike, and gradients flow through both halves.
         """
 
     @abstractmethod

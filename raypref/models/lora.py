@@ -18,8 +18,8 @@ from raypref.models.base import ModelConfig
 def add_lora(network: ModelMixin, config: ModelConfig) -> FlatParameters:
     """Freezes the network and adds a trainable float32 adapter whose output is exactly zero.
 
-    A ~ N(0, 1 / rank^2), B = 0, as in the authors' D3PO and SPO code. A is drawn under the parameter's own name, so every
-    worker starts from the same adapter without a message.
+    A ~ N(0, 1 / rank^2), B = 0, as in the authors' D3PO and SPO code. A is drawn under the parameter's own name, so
+    every worker starts from the same adapter without a message.
 
     Raises:
         ValueError: where no layer matches lora_target_modules.

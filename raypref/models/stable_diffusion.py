@@ -52,9 +52,7 @@ class StableDiffusionDenoiser(Denoiser):
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
         self.unet.eval()
         self.text_encoder.eval().requires_grad_(False)
-        self.schedule = read_schedule(
-            DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision)
-        )
+        self.schedule = read_schedule(DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision))
         size = self.unet.config.sample_size
         self.latent_shape = (self.unet.config.in_channels, size, size)
         self.parameters = add_lora(self.unet, config)
@@ -62,7 +60,7 @@ class StableDiffusionDenoiser(Denoiser):
 
     @torch.no_grad()
     def _embed(self, prompts: tuple[str, ...]) -> Float[Tensor, "N L D"]:
-        """Text embeddings, each prompt encoded once in the life of the worker, alone (so that bits never depend on company)."""
+        """Text embeddings; each prompt is encoded once a worker, and alone, so that bits never depend on company."""
         for prompt in prompts:
             if prompt not in self._embeddings:
                 tokens = self.tokenizer(

@@ -15,7 +15,8 @@ class Colorfulness(Reward):
 
         rg = R - G,  yb = (R + G) / 2 - B,    M = sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)
 
-    with variances over the pixels of a picture. 0 for grey pictures. The paper's values are for [0, 255]: 255 times these.
+    with variances over the pixels of a picture. 0 for grey pictures. The paper's values are for [0, 255]: 255 times
+    these.
     """
 
     name: ClassVar[str] = "colorfulness"

@@ -8,7 +8,7 @@ from raypref.train.experiment import Experiment
 
 @dataclass(frozen=True)
 class Chunk:
-    """A few prompts, each with the key of its random numbers. A pure function's argument: any worker gives one answer."""
+    """A few prompts, each with the key of its random numbers. Any worker gives the same answer to it."""
 
     name: str
     """For logs: "iteration 3, chunk 1"."""

@@ -99,8 +99,8 @@ class Learner:
         found = (rollout.policy_version, rollout.policy_checksum)
         if found != (wanted.version, wanted.checksum):
             raise WeightsError(
-                f"iteration {iteration} needs rollouts of policy version {wanted.version} (checksum {wanted.checksum}), "
-                f"but these were drawn with version {found[0]} (checksum {found[1]})"
+                f"iteration {iteration} needs rollouts of policy version {wanted.version} ({wanted.checksum}), "
+                f"but these were drawn with version {found[0]} ({found[1]})"
             )
 
     def _train(self, iteration: int, pairs: Transitions) -> dict[str, float]:

@@ -30,8 +30,8 @@ class Observer(ABC):
 def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed: TrainState | None = None) -> None:
     """Runs an experiment to its last iteration, from the start or from a resumed state.
 
-    Rollouts of iteration i use policy version max(0, i - lag) whatever the runtime, the number of workers, or their speed;
-    with lag 1 they are asked for one iteration early, so that samplers work while the learner learns.
+    Rollouts of iteration i use policy version max(0, i - lag) whatever the runtime, the number of workers, or their
+    speed; with lag 1 they are asked for one iteration early, so that samplers work while the learner learns.
     """
     first = 0 if resumed is None else resumed.iteration
     pairs, seconds = (0, 0.0) if resumed is None else (resumed.pairs, resumed.seconds)

@@ -1,7 +1,7 @@
 """The search itself, as a generator: it denoises, yields what it wants scored, and is sent the scores.
 
-Tree search needs scores inside the denoising loop, while rewards live in other processes. Written as a generator it is one
-pure function for every runtime; a sampler that drives two of them denoises one while the other waits.
+Tree search needs scores inside the denoising loop, while rewards live in other processes. Written as a generator it is
+one pure function for every runtime; a sampler that drives two of them denoises one while the other waits.
 """
 
 from collections.abc import Generator
@@ -113,7 +113,9 @@ def _tree(walk: Walk, search: Search) -> Generator[ScoreRequest, Scores, Rollout
             clean = torch.cat([clean, walk.x_0(step, x_t, out)])
         scores = (yield walk.request(clean)).unflatten(0, (len(clean), -1))  # [G P] or [G+1 P]
         value = scores[:group]
-        parent = known if known is not None else scores[group:] if with_parent else torch.full_like(value[:1], torch.nan)
+        parent = (
+            known if known is not None else scores[group:] if with_parent else torch.full_like(value[:1], torch.nan)
+        )
         states.append(x_t)
         children_of.append(x_s)
         values.append(value)
@@ -144,8 +146,8 @@ def _followed(walk: Walk, search: Search, step: int, value: Float[Tensor, "G P"]
 
 
 def _chain(walk: Walk, search: Search) -> Generator[ScoreRequest, Scores, Rollout]:
-    """G independent trajectories a prompt, to the end. Only the finished pictures are scored, unless the step reward needs
-    the predicted ones on the way."""
+    """G independent trajectories a prompt, to the end. Only the finished pictures are scored, unless the step reward
+    needs the predicted ones on the way."""
     group, total = search.candidates, len(walk.process)
     stepwise = search.step_reward != "final"
     x_t = walk.start(1).expand(group, -1, -1, -1, -1) if search.same_start else walk.start(group)

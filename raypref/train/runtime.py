@@ -7,9 +7,9 @@ from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
+from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement, Scorer
-from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.state import LearnerState, learner_state, restore_learner
 
 
@@ -18,7 +18,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
-        """Asks for an iteration's rollouts with a version of the weights; returns at once where workers are elsewhere."""
+        """Asks for an iteration's rollouts with a version of the weights; may return before they are there."""
 
     @abstractmethod
     def update(self, iteration: int) -> UpdateReport:

@@ -1,4 +1,4 @@
-"""The learner's state as a value: what a checkpoint holds. Anything not in it is derived from the experiment and its seed."""
+"""The learner's state as a value: what a checkpoint holds. All else follows from the experiment and its seed."""
 
 from dataclasses import dataclass
 

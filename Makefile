@@ -1,0 +1,43 @@
+# Everything starts from a clean clone with Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: quickstart test test-slow check format quickstart-seeds tiny-model clean
+
+quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
+	$(BIN)/raypref train experiments/quickstart.toml --overwrite
+
+test: check  ## set up, then everything that must hold
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## style, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+quickstart-seeds: $(READY)  ## the three rows of the README's table
+	for seed in 0 1 2; do \
+	  $(BIN)/raypref train experiments/quickstart.toml --overwrite run.seed=$$seed run.name=quickstart-$$seed || exit 1; \
+	done
+	$(BIN)/python -m experiments.quickstart_table runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+
+tiny-model: $(READY)  ## pretrain the shipped model again, from nothing
+	$(BIN)/python -m experiments.tiny_model.pretrain
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "raypref needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

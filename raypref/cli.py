@@ -1,0 +1,110 @@
+"""The command line: `raypref train experiments/quickstart.toml method.beta=0.2`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+# Commands import what they need when they run: `raypref --help` should not load torch, diffusers and Ray.
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Config = Annotated[Path, typer.Argument(help="A TOML file, see experiments/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, TOML values.")]
+Run = Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing run of that name.")] = False,
+) -> None:
+    """Train from the start."""
+    from raypref.config import load_experiment
+    from raypref.run import train as start
+
+    start(load_experiment(config, overrides or []), overwrite)
+
+
+@app.command()
+def resume(run: Run, overrides: Overrides = None) -> None:
+    """Continue a run from its newest checkpoint, bit for bit. cluster.*, checkpoint.*, run.iterations may change."""
+    from raypref.run import resume as go_on
+
+    go_on(run, overrides or [])
+
+
+@app.command()
+def evaluate(run: Run, overrides: Overrides = None) -> None:
+    """Judge a run's policy on held-out prompts. run.heldout_prompts, evaluate.* and cluster.* may change."""
+    from raypref.run import describe, evaluate_run
+
+    typer.echo(describe(evaluate_run(run, overrides or [])))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write report.html again from what the run directory holds."""
+    from raypref.report import write_report
+    from raypref.run_directory import RunDirectory
+
+    typer.echo(write_report(RunDirectory.open(run)).resolve())
+
+
+@app.command()
+def show(config: Config, overrides: Overrides = None) -> None:
+    """Print the resolved config and what a run of it would do, without loading a model."""
+    import tomli_w
+
+    from raypref.config import load_experiment, resolved
+    from raypref.dry_run import dry_run
+
+    experiment = load_experiment(config, overrides or [])
+    typer.echo(tomli_w.dumps(resolved(experiment)))
+    for name, value in dry_run(experiment).items():
+        typer.echo(f"# {name}: {value}")
+
+
+@app.command()
+def methods() -> None:
+    """List the preference methods."""
+    from raypref import methods as folder
+    from raypref.methods.base import Method
+    from raypref.registry import named_classes
+
+    table = Table("name", "paper", "search", "candidates", "step reward")
+    for name, kind in named_classes(folder, Method).items():
+        search = kind().search
+        table.add_row(name, kind.paper, search.shape, str(search.candidates), search.step_reward)
+    Console().print(table)
+
+
+@app.command()
+def rewards() -> None:
+    """List the rewards."""
+    from raypref import rewards as folder
+    from raypref.registry import named_classes
+    from raypref.rewards.base import Reward
+
+    table = Table("name", "unit", "differentiable")
+    for name, kind in named_classes(folder, Reward).items():
+        table.add_row(name, kind.unit, "yes" if kind.differentiable else "no")
+    Console().print(table)
+
+
+def main() -> None:
+    """Runs the command line; a wrong setting is one line on stderr and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except ValueError as problem:
+        # ConfigError is imported late for the same reason as everything above.
+        from raypref.config import ConfigError
+
+        if not isinstance(problem, ConfigError):
+            raise
+        typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)

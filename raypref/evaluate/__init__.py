@@ -1,0 +1,1 @@
+"""Questions about a policy and their answers, one file each."""

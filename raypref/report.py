@@ -1,0 +1,205 @@
+"""One self-contained HTML page about a run: what changed, what it cost, where the time went."""
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from raypref.evaluate.heldout import Evaluation
+from raypref.run_directory import GRID_ROWS, RunDirectory
+from raypref.train.experiment import Experiment
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: 0; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
+figure svg { max-width: 100%; height: auto; }
+.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.pictures img { width: 100%; image-rendering: pixelated; }
+figcaption, .note { color: #777; font-size: .9rem; }
+pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
+"""
+
+
+def write_report(directory: RunDirectory) -> Path:
+    """Writes `report.html` from what the run directory holds, finished or not. Returns its path."""
+    experiment, evaluations = directory.experiment(), directory.all_evaluations()
+    rows = directory.rows(directory.metrics)
+    sections = [_title(experiment, rows), _table(evaluations), _pictures(directory, evaluations)]
+    if rows:
+        sections += [
+            _figure("Reward", _draw_rewards(experiment, rows, evaluations), REWARD_NOTE),
+            _figure("Winners and losers", _draw_ratios(rows), RATIO_NOTE),
+            _figure("Gain by step", _draw_gain(rows), GAIN_NOTE) if rows[-1]["gain_by_step"] else "",
+            _figure("Where the time went", _draw_time(rows), TIME_NOTE),
+        ]
+    sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
+    title = html.escape(experiment.run.name)
+    directory.report.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<body>{''.join(sections)}</body></html>\n"
+    )
+    return directory.report
+
+
+REWARD_NOTE = (
+    "Left: the training reward, of the candidates that training saw and of held-out prompts (mean and standard error). "
+    "Right: what was never trained on, relative to the base model. A reward that rises while these fall is a collapse."
+)
+RATIO_NOTE = (
+    "Mean log-ratio of policy to reference per latent element. On-policy samples have E[rho] = KL whatever their "
+    "rank, so both rise with drift; the distance between them is what preference training adds."
+)
+GAIN_NOTE = "Mean ΔQ = Q(child) − Q(parent) of all candidates at each branch step; 0 is the noisiest step."
+TIME_NOTE = "Busy seconds of each role in every iteration, against the iteration's wall-clock time."
+
+
+def _title(experiment: Experiment, rows: Rows) -> str:
+    cost = f"{rows[-1]['pairs']} pairs in {rows[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
+    return (
+        f"<h1>{html.escape(experiment.run.name)}</h1><p class='note'>{html.escape(experiment.method.name)} on "
+        f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
+        f"seed {experiment.run.seed}: {cost}.</p>"
+    )
+
+
+def _table(evaluations: list[Evaluation]) -> str:
+    if not evaluations:
+        return ""
+    base, final = evaluations[0], evaluations[-1]
+    lines = [
+        (name, f"{value.mean:.4f} ± {value.standard_error:.4f}", f"{now.mean:.4f} ± {now.standard_error:.4f}",
+         now.mean / value.mean - 1 if value.mean else 0.0)
+        for name, value in base.rewards.items()
+        for now in [final.rewards[name]]
+    ]  # fmt: skip
+    plain = {f"{name} right": (share, final.accuracy[name]) for name, share in base.accuracy.items()}
+    plain["diversity"] = (base.diversity, final.diversity)
+    lines += [(name, f"{a:.4f}", f"{b:.4f}", b / a - 1 if a else 0.0) for name, (a, b) in plain.items()]
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{before}</td><td>{after}</td><td>{change:+.1%}</td></tr>"
+        for name, before, after, change in lines
+    )
+    return (
+        f"<h2>Held-out prompts</h2><p class='note'>{final.prompts} prompts x {final.images_per_prompt} pictures, "
+        f"the same seeds before and after {final.iteration} iterations.</p>"
+        f"<table><tr><th></th><th>base</th><th>final</th><th>change</th></tr>{body}</table>"
+    )
+
+
+def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
+    if not evaluations:
+        return ""
+    prompts = html.escape("; ".join(directory.experiment().heldout_prompts[:GRID_ROWS]))
+    images = "".join(
+        f"<div><img alt='{label}' src='data:image/png;base64,{_base64(directory.grid(evaluation.iteration))}'>"
+        f"<figcaption>{label}</figcaption></div>"
+        for label, evaluation in (("base model", evaluations[0]), ("after training", evaluations[-1]))
+    )
+    return f"<h2>Before and after</h2><div class='pictures'>{images}</div><p class='note'>Rows: {prompts}</p>"
+
+
+def _draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluation]) -> Figure:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    name = experiment.reward.name
+    left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
+    at = [e.iteration for e in evaluations]
+    left.errorbar(
+        at,
+        [e.rewards[name].mean for e in evaluations],
+        [e.rewards[name].standard_error for e in evaluations],
+        marker="o",
+        capsize=3,
+        label="held-out prompts",
+    )
+    left.set(xlabel="iteration", ylabel=name)
+    watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
+    watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
+    watched["diversity"] = [e.diversity for e in evaluations]
+    for label, values in watched.items():
+        right.plot(at, [value / values[0] if values[0] else 1.0 for value in values], marker=".", label=label)
+    right.axhline(1, color="#aaa", lw=0.8)
+    right.set(xlabel="iteration", ylabel="relative to base")
+    _legends(left, right)
+    return figure
+
+
+def _draw_ratios(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for key, label in (("rho_win", "winner"), ("rho_lose", "loser"), ("kl", "KL")):
+        left.plot(*_series(rows, key), label=label, ls="--" if key == "kl" else "-")
+    left.set(xlabel="iteration", ylabel="log policy / reference")
+    for key in ("loss", "accuracy"):
+        right.plot(*_series(rows, key), label=key)
+    right.set(xlabel="iteration")
+    _legends(left, right)
+    return figure
+
+
+def _draw_gain(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for step in rows[0]["gain_by_step"]:
+        at = [row["iteration"] for row in rows]
+        axes.plot(at, [row["gain_by_step"][step] for row in rows], label=f"step {step}")
+    axes.axhline(0, color="#aaa", lw=0.8)
+    axes.set(xlabel="iteration", ylabel="mean ΔQ")
+    _legends(axes)
+    return figure
+
+
+def _draw_time(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    at = [row["iteration"] for row in rows]
+    wall = [
+        now["seconds"] - before for now, before in zip(rows, [0.0, *(row["seconds"] for row in rows[:-1])], strict=True)
+    ]
+    bottom = [0.0] * len(rows)
+    for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
+                        ("learning", "learner")):  # fmt: skip
+        values = [row["busy_seconds"][role] for row in rows]
+        axes.bar(at, values, bottom=bottom, label=label, width=0.8)
+        bottom = [a + b for a, b in zip(bottom, values, strict=True)]
+    axes.plot(at, wall, color="black", marker=".", label="wall clock")
+    axes.set(xlabel="iteration", ylabel="seconds")
+    _legends(axes)
+    return figure
+
+
+def _series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    return [row["iteration"] for row in rows], [row[key] for row in rows]
+
+
+def _legends(*axes: Axes) -> None:
+    for each in axes:
+        each.legend(frameon=False, fontsize=8)
+        each.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(title: str, figure: Figure, note: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    drawing = buffer.getvalue()
+    return f"<h2>{title}</h2><figure>{drawing[drawing.index('<svg') :]}</figure><p class='note'>{html.escape(note)}</p>"
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,188 @@
+"""A run from end to end: directory, workers, loop, report. What the command line and `raypref.train` call."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from raypref.cluster.runtime import RayRuntime
+from raypref.config import ConfigError
+from raypref.evaluate.heldout import Evaluation, evaluate, pictures
+from raypref.progress import Display, clock
+from raypref.report import write_report
+from raypref.run_directory import RunDirectory
+from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
+from raypref.train.chunk import evaluation_chunks
+from raypref.train.experiment import Experiment
+from raypref.train.learner import UpdateReport
+from raypref.train.loop import Observer
+from raypref.train.loop import train as train_loop
+from raypref.train.runtime import LocalRuntime, Runtime
+from raypref.train.scorer import Judgement
+
+
+def start_runtime(experiment: Experiment) -> Runtime:
+    """The runtime that `cluster.runtime` names."""
+    runtimes: dict[str, Callable[[Experiment], Runtime]] = {"ray": RayRuntime, "local": LocalRuntime}
+    return runtimes[experiment.cluster.runtime](experiment)
+
+
+def train(experiment: Experiment, overwrite: bool = False) -> Path:
+    """Runs an experiment from the start. Returns its run directory.
+
+    Raises:
+        ConfigError: where a run of that name exists and may not be overwritten.
+    """
+    directory = RunDirectory.create(experiment, overwrite)
+    return _run(experiment, directory, None)
+
+
+RESUMABLE = ("cluster", "checkpoint", "run.iterations")
+"""What may change when a run goes on: nothing that decides numbers already computed."""
+
+REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
+"""What may change when a run is judged again."""
+
+
+def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Continues a run from its newest checkpoint, bit for bit. `overrides` may set what RESUMABLE names.
+
+    Raises:
+        ConfigError: where there is nothing to continue, or an override would change what was computed.
+    """
+    directory = RunDirectory.open(path)
+    experiment = directory.experiment(overrides, RESUMABLE)
+    newest = directory.newest_checkpoint()
+    if newest is None:
+        raise ConfigError(
+            f"run directory {path}: it has no checkpoint yet; start again with `raypref train --overwrite`"
+        )
+    state = read_checkpoint(newest)
+    if state.iteration >= experiment.run.iterations:
+        raise ConfigError(
+            f"run directory {path}: all {state.iteration} iterations are done; ask for more with "
+            f"run.iterations={2 * state.iteration}"
+        )
+    directory.rewind(state.iteration)
+    return _run(experiment, directory, state)
+
+
+def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
+    """Pictures and judges the policy of a run's newest checkpoint. `overrides` may set what REJUDGEABLE names.
+
+    Raises:
+        ConfigError: where there is no checkpoint, or an override does not concern evaluation.
+    """
+    directory = RunDirectory.open(path)
+    experiment = directory.experiment(overrides, REJUDGEABLE)
+    newest = directory.newest_checkpoint()
+    if newest is None:
+        raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
+    state = read_checkpoint(newest)
+    runtime = start_runtime(experiment)
+    try:
+        runtime.restore(state.learner)
+        judged = runtime.picture(evaluation_chunks(experiment), state.iteration)
+    finally:
+        runtime.close()
+    return evaluate(state.iteration, judged, experiment.evaluate.images_per_prompt)
+
+
+def _run(experiment: Experiment, directory: RunDirectory, state: TrainState | None) -> Path:
+    started = time.perf_counter()
+    done = 0 if state is None else state.iteration
+    with Display(experiment.run.iterations, done) as display:
+        display.say(f"{experiment.method.name} on {experiment.model.path}, reward {experiment.reward.name}")
+        display.say(f"starting workers ({experiment.cluster.runtime})")
+        runtime = start_runtime(experiment)
+        try:
+            display.say(f"workers ready after {clock(time.perf_counter() - started)}")
+            recorder = Recorder(experiment, directory, display)
+            train_loop(experiment, runtime, recorder, state)
+            runtime.export_lora(directory.lora)
+        finally:
+            runtime.close()
+        recorder.close()
+        write_summary(directory, time.perf_counter() - started)
+        write_report(directory)
+        display.say(f"LoRA weights: {directory.lora}")
+        display.say(f"report: {directory.report.resolve()}")
+    return directory.path
+
+
+class Recorder(Observer):
+    """Writes what the loop computes into the run directory and onto the display."""
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory, display: Display) -> None:
+        self.experiment, self.directory, self.display = experiment, directory, display
+        self._events = SummaryWriter(str(directory.tensorboard))
+        self._seconds = 0.0
+
+    def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
+        done = iteration + 1
+        row = report.metrics | {
+            "gain_by_step": {str(step): gain for step, gain in report.gain_by_step.items()},
+            "busy_seconds": report.seconds,
+            "pairs": pairs,
+            "seconds": seconds,
+        }
+        self.directory.append(self.directory.metrics, {"iteration": done} | row)
+        for name, value in report.metrics.items():
+            self._events.add_scalar(f"train/{name}", value, done)
+        self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
+        self._seconds = seconds
+
+    def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
+        each = self.experiment.evaluate.images_per_prompt
+        images, evaluation = pictures(judgements, each), evaluate(iteration, judgements, each)
+        self.directory.save_evaluation(evaluation, images)
+        for name, estimate in evaluation.rewards.items():
+            self._events.add_scalar(f"heldout/{name}", estimate.mean, iteration)
+        self._events.add_scalar("heldout/diversity", evaluation.diversity, iteration)
+        self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
+
+    def checkpointed(self, state: TrainState) -> None:
+        write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def describe(evaluation: Evaluation) -> str:
+    """An evaluation on one line."""
+    facts = [f"{name} {value.mean:.4f} ± {value.standard_error:.4f}" for name, value in evaluation.rewards.items()]
+    facts += [f"{name} {share:.2f}" for name, share in evaluation.accuracy.items()]
+    return ", ".join([*facts, f"diversity {evaluation.diversity:.4f}"])
+
+
+def write_summary(directory: RunDirectory, wall_seconds: float) -> None:
+    """The run in one JSON file: every held-out figure before (base) and after (final), with its standard error."""
+    experiment, evaluations = directory.experiment(), directory.all_evaluations()
+    base, final = evaluations[0], evaluations[-1]
+    last = directory.rows(directory.metrics)[-1]
+
+    def both(read: Callable[[Evaluation], object]) -> dict[str, object]:
+        return {"base": read(base), "final": read(final)}
+
+    def reward(name: str) -> dict[str, object]:
+        return both(lambda e: e.rewards[name].mean) | {"standard_error": both(lambda e: e.rewards[name].standard_error)}
+
+    names = list(base.rewards)
+    summary = {
+        "name": experiment.run.name,
+        "method": experiment.method.name,
+        "reward_name": experiment.reward.name,
+        "seed": experiment.run.seed,
+        "iterations": final.iteration,
+        "reward": reward(experiment.reward.name),
+        **{name: reward(name) for name in names if name != experiment.reward.name},
+        "diversity": both(lambda e: e.diversity),
+        "accuracy": {name: both(lambda e, name=name: e.accuracy[name]) for name in base.accuracy},  # type: ignore[misc]
+        "heldout_pictures": final.prompts * final.images_per_prompt,
+        "pairs": last["pairs"],
+        "training_seconds": last["seconds"],
+        "wall_seconds": wall_seconds,
+    }
+    directory.summary.write_text(json.dumps(summary, indent=2) + "\n")
