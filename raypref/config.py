@@ -4,8 +4,8 @@ import dataclasses
 import difflib
 import inspect
 import json
-import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -294,8 +294,13 @@ def _check_output(folder: Path) -> None:
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise ConfigError(f"run.output_dir = {str(folder)!r}: {existing} is a file; name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError:
+        raise ConfigError(
+            f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder"
+        ) from None
 
 
 def _plain(section: Any) -> Table:

@@ -9,6 +9,7 @@ Sources: DDIM, Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16; DDPM, Ho et a
 v-prediction, Salimans & Ho 2022 (arXiv:2202.00512).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,7 +59,7 @@ class Gaussian:
         """log N(x_s; mean, std^2), reduced over C, H, W; in nats (per element for "mean")."""
         std = self._density_std()
         squares = ((x_s - self.mean) / std) ** 2
-        return over_latent(-0.5 * squares - torch.log(std) - 0.5 * torch.log(torch.tensor(2 * torch.pi)), reduce)
+        return over_latent(-0.5 * squares - torch.log(std) - 0.5 * math.log(2 * math.pi), reduce)
 
     def log_ratio(
         self, other: "Gaussian", x_s: Float[Tensor, "*m C H W"], reduce: Reduce = "mean"

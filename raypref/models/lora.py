@@ -55,4 +55,6 @@ def diffusers_state(network: ModelMixin) -> tuple[dict[str, Tensor], dict[str, o
     """The adapter under diffusers' key names, and the metadata that restores rank and alpha."""
     state = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
     owned = {name: value.detach().cpu().clone() for name, value in state.items()}
-    return owned, network.peft_config["default"].to_dict()
+    metadata = network.peft_config["default"].to_dict()
+    # Sets have no order of their own; sorted, the same adapter is the same file.
+    return owned, {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}

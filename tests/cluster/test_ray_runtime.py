@@ -1,0 +1,40 @@
+"""A run on Ray is the run without Ray, bit for bit, whatever the number of workers and whatever the lag."""
+
+import dataclasses
+
+import pytest
+
+from raypref.cluster.runtime import RayRuntime
+from raypref.train.experiment import ClusterConfig
+from raypref.train.loop import train
+from raypref.train.runtime import LocalRuntime
+from tests.recording import Recording, small_experiment
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def local_digests(random_model):
+    """The checksum of the final weights without Ray, by lag."""
+    return {lag: digest(LocalRuntime, small_experiment(random_model, lag=lag)) for lag in (0, 1)}
+
+
+def digest(runtime_class, experiment) -> str:
+    runtime, seen = runtime_class(experiment), Recording()
+    try:
+        train(experiment, runtime, seen)
+    finally:
+        runtime.close()
+    return seen.final_checksum()
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("samplers", [1, 2, 3])
+def test_weights_are_the_same_bits_as_without_ray(ray_cluster, random_model, local_digests, lag, samplers):
+    experiment = small_experiment(random_model, lag=lag)
+    cluster = ClusterConfig(samplers=samplers, reward_workers=1 + samplers // 3, worker_cpus=0.1, timeout=240)
+    assert digest(RayRuntime, dataclasses.replace(experiment, cluster=cluster)) == local_digests[lag]
+
+
+def test_lags_give_different_runs(local_digests):
+    assert local_digests[0] != local_digests[1]

@@ -1,0 +1,173 @@
+"""Every setting that cannot work is refused at once, with one line that names the field, the value and the way out."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from raypref.cli import main
+from raypref.config import load_experiment, resolved
+from raypref.methods.rdpo import RDPO
+
+GOOD = """
+[run]
+name = "good"
+iterations = 2
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 4
+chunk_size = 2
+output_dir = "{output}"
+
+[model]
+path = "{model}"
+
+[optimizer]
+batch_size = 10
+micro_batch_size = 5
+
+[evaluate]
+rewards = []
+"""
+
+BROKEN = [
+    (["method.betta=0.2"], "method.betta = 0.2: [method] has no key 'betta': did you mean 'beta'?"),
+    (["methods.beta=0.2"], "unknown section [methods]: did you mean 'method'?"),
+    (["run.iterations=many"], "run.iterations = 'many': input should be a valid integer"),
+    (["run.iterations=2.5"], "run.iterations = 2.5: input should be a valid integer"),
+    (["run.iterations=0"], "run.iterations = 0: use 1 or more."),
+    (["run.seed=true"], "run.seed = True: input should be a valid integer"),
+    (["run.lag=2"], "run.lag = 2: use 0 (strictly on-policy) or 1"),
+    (["run.name=a/b"], "run.name = 'a/b': use a plain folder name."),
+    (["run.prompts=nowhere.txt"], "run.prompts = 'nowhere.txt': no such file; looked for"),
+    (["run.prompts=empty.txt"], "run.prompts = 'empty.txt': the file holds no prompt; write one a line"),
+    (['run.heldout_prompts=""'], 'run.heldout_prompts = "": name a text file with one prompt a line'),
+    (["run.chunk_size=3"], "run.chunk_size = 3: it must divide prompts_per_iteration = 4; the nearest that does is 2."),
+    (["run.output_dir=prompts.txt/x"], "is a file; name a folder"),
+    (
+        ["run.output_dir=/proc/raypref"],
+        "run.output_dir = '/proc/raypref': /proc is not writable; choose another folder",
+    ),
+    (["method.name=rdp"], "method.name = 'rdp': there is no such method: did you mean 'rdpo'?"),
+    (["method.beta=-1"], "method.beta = -1.0: use a positive number"),
+    (["method.psi_sign=reversed"], "method.psi_sign = 'reversed': input should be 'intended' or 'printed'"),
+    (["method.search=3"], "method.search = 3: a table is needed, such as {candidates = 2}"),
+    (["method.search.candidates=1"], "method.search.candidates = 1: a preference needs at least 2."),
+    (
+        ["method.search.steps=[0,20]"],
+        "method.search.steps = [0, 20]: with num_inference_steps = 20 the last step is 19.",
+    ),
+    (["method.search.steps=[4,0]"], "method.search.steps = [4, 0]: give at least one index, ascending"),
+    (["method.search.step_reward=final"], "method.search.step_reward = 'final' cannot rank a tree's siblings"),
+    (["sampling.eta=0.0"], "sampling.eta = 0: rdpo trains on the density of a step, and a deterministic step has none"),
+    (["sampling.eta=1.5"], "sampling.eta = 1.5: use a number from 0 to 1"),
+    (["sampling.scheduler=euler"], "sampling.scheduler = 'euler': input should be 'ddim' or 'ddpm'"),
+    (["sampling.scheduler=ddpm", "method.search.steps=[0,4,8,12,19]"], "step 19 (t = 1) is deterministic"),
+    (["sampling.num_inference_steps=2000"], "num_inference_steps = 2000: choose 1 to 1000"),
+    (["sampling.guidance_scale=0.5"], "sampling.guidance_scale = 0.5: use 1 (no guidance) or more."),
+    (
+        ["reward.name=colourfulness"],
+        "reward.name = 'colourfulness': there is no such reward: did you mean 'colorfulness'",
+    ),
+    (["reward.strength=3"], "reward.strength = 3: colorfulness has no setting 'strength'"),
+    (['evaluate.rewards=["clips"]'], "evaluate.rewards: there is no reward 'clips'"),
+    (["evaluate.images_per_prompt=1"], "evaluate.images_per_prompt = 1: use 2 or more"),
+    (["optimizer.micro_batch_size=3"], "optimizer.micro_batch_size = 3: it must divide batch_size = 10"),
+    (["optimizer.batch_size=15"], "optimizer.batch_size = 15: it must divide the 20 pairs of an iteration"),
+    (["optimizer.learning_rate=0.0"], "optimizer.learning_rate = 0.0: use a positive number"),
+    (["model.path=tinny"], "model.path = 'tinny': neither \"tiny\", nor an existing folder, nor a hub id"),
+    (["model.path=."], "is no diffusers folder: it has no model_index.json."),
+    (["model.device=gpu"], "model.device = 'gpu':"),
+    (["model.device=cuda", "cluster.runtime=local"], "model.device = 'cuda': this machine has no CUDA device"),
+    (["model.family=sd99"], "model.family = 'sd99'"),
+    (["model.lora_rank=0"], "model.lora_rank = 0: use 1 or more"),
+    (["cluster.samplers=0"], "cluster.samplers = 0: use 1 or more."),
+    (["cluster.runtime=slurm"], "cluster.runtime = 'slurm': input should be 'ray' or 'local'"),
+    (["beta=3"], "override 'beta=3': write section.key=value, such as method.beta=0.2"),
+    (["method.beta"], "override 'method.beta': write section.key=value"),
+]
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, random_model):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n\n")
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    path = tmp_path / "good.toml"
+    path.write_text(GOOD.format(output=tmp_path / "runs", model=random_model))
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def run_command(monkeypatch, *words: str) -> int:
+    """Runs the command line; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["raypref", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.parametrize(("overrides", "message"), BROKEN, ids=[" ".join(case[0]) for case in BROKEN])
+def test_a_broken_config_is_one_clear_error(config, monkeypatch, capsys, overrides, message):
+    assert run_command(monkeypatch, "train", str(config), *overrides) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[run", "not valid TOML"), ('run = "x"', "run = 'x': run is a section; write [run] and its keys below")],
+)
+def test_a_broken_file_is_one_clear_error(config, monkeypatch, capsys, text, message):
+    config.write_text(text)
+    assert run_command(monkeypatch, "train", str(config)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_names_its_nearest_neighbour(config, monkeypatch, capsys):
+    assert run_command(monkeypatch, "train", str(config.with_name("god.toml"))) == 2
+    assert "there is no such file: did you mean 'good.toml'?" in capsys.readouterr().err
+
+
+def test_an_existing_run_is_not_overwritten_by_accident(config, monkeypatch, capsys, tmp_path):
+    (tmp_path / "runs" / "good").mkdir(parents=True)
+    (tmp_path / "runs" / "good" / "config.toml").write_text("")
+    assert run_command(monkeypatch, "train", str(config)) == 2
+    assert "continue it with `raypref resume" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_not_change_its_numbers(config, monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "runs" / "good"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(config.read_text())
+    assert run_command(monkeypatch, "resume", str(folder), "method.beta=3.0") == 2
+    assert "an existing run may change only cluster, checkpoint, run.iterations" in capsys.readouterr().err
+
+
+def test_overrides_keep_the_other_defaults_of_a_partial_table(config):
+    experiment = load_experiment(
+        config, ["method.name=d3po", "method.search.candidates=3", "method.search.steps=[0,1,2,3,4]"]
+    )
+    assert experiment.method.search.candidates == 3
+    assert experiment.method.search.shape == "chain"
+    assert experiment.method.search.step_reward == "final"
+
+
+def test_a_resolved_config_reads_back_as_the_same_experiment(config):
+    experiment = load_experiment(config, ["method.ratio_clip_eps=0.2", "run.seed=7"])
+    again = config.with_name("again.toml")
+    again.write_text(tomli_w.dumps(resolved(experiment)))
+    assert load_experiment(again) == experiment
+
+
+def test_defaults_are_the_methods_own(config):
+    assert load_experiment(config).method == RDPO()
+
+
+@pytest.mark.parametrize("path", sorted(Path("experiments").glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_experiment_is_valid_and_complete(path):
+    load_experiment(path.resolve())
+    assert "run" in tomllib.loads(path.read_text())

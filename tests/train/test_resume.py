@@ -1,0 +1,136 @@
+"""A run that stops and goes on ends with the same bits as one that did not stop; a run repeats exactly."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raypref.config import load_experiment
+from raypref.run import resume, train
+from raypref.run_directory import RunDirectory
+from raypref.train.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from raypref.train.experiment import CheckpointConfig
+from raypref.train.loop import train as train_loop
+from raypref.train.runtime import LocalRuntime
+from tests.recording import Recording, small_experiment
+
+
+class Stop(Exception):
+    """The lights go out."""
+
+
+class StopAfter(Recording):
+    """Stops the loop right after a checkpoint."""
+
+    def checkpointed(self, state):
+        super().checkpointed(state)
+        raise Stop
+
+
+def finished(experiment):
+    seen = Recording()
+    train_loop(experiment, LocalRuntime(experiment), seen)
+    return seen
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_stopping_and_resuming_changes_no_bit(random_model, tmp_path, lag):
+    experiment = replace(
+        small_experiment(random_model, lag=lag, iterations=4), checkpoint=CheckpointConfig(every=2, keep=1)
+    )
+    whole, first, second = finished(experiment), StopAfter(), Recording()
+    with pytest.raises(Stop):
+        train_loop(experiment, LocalRuntime(experiment), first)
+    state = read_checkpoint(write_checkpoint(tmp_path, first.states[0], keep=1))
+    assert state.iteration == 2
+    train_loop(experiment, LocalRuntime(experiment), second, state)
+    assert second.final_checksum() == whole.final_checksum()
+    assert [r.metrics for r in first.reports + second.reports] == [r.metrics for r in whole.reports]
+    mine, theirs = second.states[-1].learner.optimizer, whole.states[-1].learner.optimizer
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert second.judgements[4][0].images.equal(whole.judgements[4][0].images)
+
+
+def test_running_twice_gives_the_same_bits_and_another_seed_does_not(random_model):
+    first, again = (finished(small_experiment(random_model)).final_checksum() for _ in range(2))
+    assert first == again
+    assert finished(small_experiment(random_model, seed=1)).final_checksum() != first
+
+
+def test_checkpoints_are_whole_or_absent_and_old_ones_go(random_model, tmp_path):
+    state = finished(small_experiment(random_model, iterations=1)).states[0]
+    for iteration in (1, 2, 3):
+        write_checkpoint(tmp_path, type(state)(iteration, 0, 0.0, state.learner), keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["000002", "000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
+
+
+@pytest.fixture
+def toml(tmp_path, random_model):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\nan owl\n")
+    path = tmp_path / "small.toml"
+    path.write_text(f"""
+[run]
+name = "small"
+output_dir = "{tmp_path}/runs"
+iterations = 4
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 4
+chunk_size = 2
+[model]
+path = "{random_model}"
+[optimizer]
+learning_rate = 1e-2
+batch_size = 6
+micro_batch_size = 3
+[sampling]
+num_inference_steps = 6
+[method]
+search.steps = [0, 2, 4]
+[evaluate]
+every = 2
+rewards = []
+[checkpoint]
+every = 1
+[cluster]
+runtime = "local"
+""")
+    return path
+
+
+def test_a_run_directory_holds_everything_and_resumes(toml, monkeypatch):
+    whole = RunDirectory(train(load_experiment(toml)))
+    for name in ("config.toml", "versions.json", "metrics.jsonl", "summary.json", "report.html"):
+        assert (whole.path / name).stat().st_size > 0, name
+    assert list(whole.tensorboard.glob("events.*"))
+    assert whole.grid(0).exists()
+    assert (whole.lora / "pytorch_lora_weights.safetensors").exists()
+    summary = json.loads(whole.summary.read_text())
+    for figure in ("reward", "diversity"):
+        assert set(summary[figure]) >= {"base", "final"}
+    assert summary["pairs"] == 48
+
+    half = RunDirectory(train(load_experiment(toml, ["run.name=half", "run.iterations=2"])))
+    resume(half.path, ["run.iterations=4"])
+    assert (half.lora / "pytorch_lora_weights.safetensors").read_bytes() == (
+        whole.lora / "pytorch_lora_weights.safetensors"
+    ).read_bytes()
+    strip = ("seconds", "busy_seconds")
+    rows = [
+        [{key: value for key, value in row.items() if key not in strip} for row in run.rows(run.metrics)]
+        for run in (whole, half)
+    ]
+    assert rows[0] == rows[1]
+    assert half.rows(half.evaluations) == whole.rows(whole.evaluations)
+    assert half.grid(4).read_bytes() == whole.grid(4).read_bytes()
+
+
+def test_the_report_is_one_file_with_pictures_and_curves(toml):
+    directory = RunDirectory(train(load_experiment(toml, ["run.iterations=1"])))
+    page = directory.report.read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert page.count("<svg") == 4
+    assert "src='http" not in page
