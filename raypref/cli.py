@@ -108,3 +108,7 @@ def main() -> None:
             raise
         typer.echo(f"error: {problem}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

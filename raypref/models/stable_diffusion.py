@@ -50,6 +50,13 @@ class StableDiffusionDenoiser(Denoiser):
             source, subfolder="text_encoder", revision=revision, torch_dtype=dtype
         ).to(self.device)
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
+        # transformers builds an empty tokenizer, silently, where a checkpoint's files are missing: every prompt is then
+        # the same unknown word.
+        if len(self.tokenizer) < self.text_encoder.config.vocab_size:
+            raise OSError(
+                f"the tokenizer of {source} knows {len(self.tokenizer)} words, its text encoder "
+                f"{self.text_encoder.config.vocab_size}: are the tokenizer's files there?"
+            )
         self.unet.eval()
         self.text_encoder.eval().requires_grad_(False)
         self.schedule = read_schedule(DDIMScheduler.from_pretrained(source, subfolder="scheduler", revision=revision))

@@ -16,8 +16,8 @@ from raypref.rewards.base import Reward
 ASSET = Path(__file__).parents[1] / "assets" / "prompt_match"
 SIDE = 64
 
-Vocabulary = dict[str, dict[str, str]]
-"""Attribute -> value -> the word that names it in a prompt; the value named by no word ("") is never asked for."""
+Vocabulary = dict[str, list[str]]
+"""Attribute -> the words that name its values; the empty word is a value that no prompt can ask for."""
 
 
 class AttributeNet(nn.Module):
@@ -29,19 +29,17 @@ class AttributeNet(nn.Module):
         stages: list[nn.Module] = []
         for before, after in zip([3, *widths[:-1]], widths, strict=True):
             stages += [
-                nn.Conv2d(before, after, 3, padding=1),
+                nn.Conv2d(before, after, 3, stride=2, padding=1),
                 nn.GroupNorm(8, after),
                 nn.SiLU(),
-                nn.Conv2d(after, after, 3, stride=2, padding=1),
+                nn.Conv2d(after, after, 3, padding=1),
                 nn.GroupNorm(8, after),
                 nn.SiLU(),
             ]
         self.trunk = nn.Sequential(*stages)
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(16 * widths[-1], count) for name, count in sizes.items()}
-        )
+        self.heads = nn.ModuleDict({name: nn.Linear(16 * widths[-1], count) for name, count in sizes.items()})
 
-    def forward(self, images: Float[Tensor, "B 3 64 64"]) -> dict[str, Float[Tensor, "B values"]]:
+    def forward(self, images: Float[Tensor, "B 3 64 64"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits by attribute; images in [0, 1]."""
         features = self.trunk(2 * images - 1).flatten(1)
         return {name: head(features) for name, head in self.heads.items()}
@@ -61,7 +59,7 @@ class PromptMatch(Reward):
 
     def __init__(self) -> None:
         self.vocabulary: Vocabulary = json.loads((ASSET / "config.json").read_text())["vocabulary"]
-        self.net = AttributeNet({name: len(values) for name, values in self.vocabulary.items()})
+        self.net = AttributeNet({name: len(words) for name, words in self.vocabulary.items()})
         weights = load_file(ASSET / "model.safetensors")
         self.net.load_state_dict({key: value.float() for key, value in weights.items()})
         self.net.eval().requires_grad_(False)
@@ -79,9 +77,7 @@ class PromptMatch(Reward):
         named = asked >= 0
         return (probability * named).sum(1) / named.sum(1)
 
-    def accuracy(
-        self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]
-    ) -> dict[str, Float[Tensor, " B"]]:
+    def accuracy(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
         """By attribute: 1 where the likeliest value is the asked one, 0 where not, NaN where the prompt is silent."""
         logits, asked = self.judge(images), self.asked(prompts).to(images.device)
         return {
@@ -89,7 +85,7 @@ class PromptMatch(Reward):
             for (name, head), wanted in zip(logits.items(), asked.unbind(1), strict=True)
         }
 
-    def judge(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B values"]]:
+    def judge(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits by attribute, at the resolution that the classifier knows."""
         self.net.to(images.device)
         if images.shape[-2:] != (SIDE, SIDE):
@@ -101,13 +97,11 @@ class PromptMatch(Reward):
         return torch.tensor([self.parse(prompt) for prompt in prompts])
 
     def parse(self, prompt: str) -> list[int]:
-        words = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-        indices = [
-            next((i for i, word in enumerate(values.values()) if word in words), -1)
-            for values in self.vocabulary.values()
-        ]
+        """The index of the asked value for each attribute, or -1."""
+        said = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+        indices = [next((i for i, word in enumerate(words) if word in said), -1) for words in self.vocabulary.values()]
         if max(indices) < 0:
-            known = ", ".join(word for values in self.vocabulary.values() for word in values.values() if word)
+            known = ", ".join(word for words in self.vocabulary.values() for word in words if word)
             raise ValueError(
                 f"prompt_match cannot score {prompt!r}: it names no colour, animal, place or size that the "
                 f"classifier knows. Use at least one of: {known}."

@@ -1,0 +1,83 @@
+"""The real loading and scoring path on a random CLIP tower of the real class."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from raypref.core.seeding import Key
+from raypref.rewards.aesthetic import LAYERS, Aesthetic, clip_pixels
+
+WIDTHS = (12, 10, 8, 6, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("aesthetic")
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        projection_dim=WIDTHS[0],
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(path / "clip")
+    state = {}
+    for layer, (inputs, outputs) in zip(LAYERS, itertools.pairwise(WIDTHS), strict=True):
+        state[f"layers.{layer}.weight"] = Key(layer)("weight").normal(outputs, inputs)
+        state[f"layers.{layer}.bias"] = Key(layer)("bias").normal(outputs)
+    torch.save(state, path / "head.pth")
+    return path
+
+
+@pytest.fixture(scope="module")
+def reward(folder):
+    return Aesthetic(str(folder / "clip"), str(folder / "head.pth"), device="cpu")
+
+
+def pictures(height=40, width=60):
+    noise = Key(3).normal(2, 3, height, width).sigmoid()
+    return torch.nn.functional.avg_pool2d(noise, 5, stride=1, padding=2)
+
+
+def test_the_score_is_the_layered_head_on_the_normalised_embedding(reward, folder):
+    images = pictures()
+    embedding = reward.tower(pixel_values=clip_pixels(images, 28)).image_embeds.double().numpy()
+    value = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    state = torch.load(folder / "head.pth", weights_only=True)
+    for layer in LAYERS:
+        value = value @ state[f"layers.{layer}.weight"].double().numpy().T + state[f"layers.{layer}.bias"].numpy()
+    assert np.allclose(reward.score(images, ["", ""]).numpy(), value[:, 0], atol=1e-4)
+
+
+def test_preprocessing_agrees_with_clips_own(reward):
+    image = pictures()[0]
+    pixels = (image * 255).round().to(torch.uint8)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    theirs = processor(Image.fromarray(pixels.permute(1, 2, 0).numpy()), return_tensors="pt").pixel_values[0]
+    ours = clip_pixels(pixels[None] / 255, 28)[0]
+    assert float((ours - theirs).abs().max()) < 5 / 255 / 0.26  # a few grey levels after normalisation
+
+
+def test_gradients_reach_the_picture(reward):
+    images = pictures().requires_grad_()
+    reward.score(images, ["", ""]).sum().backward()
+    assert float(images.grad.abs().sum()) > 0
+
+
+def test_a_wrong_head_is_refused(folder, tmp_path):
+    torch.save({"layers.0.weight": torch.zeros(1, 12)}, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=r"reward\.head: its keys are"):
+        Aesthetic(str(folder / "clip"), str(tmp_path / "wrong.pth"), device="cpu")
+
+
+def test_a_missing_head_says_what_to_do(folder):
+    with pytest.raises(OSError, match="leave the key out to download"):
+        Aesthetic(str(folder / "clip"), "nowhere.pth", device="cpu")

@@ -1,0 +1,58 @@
+"""What the README shows, works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raypref import methods
+from raypref.config import apply_overrides, build_experiment, read_toml
+from raypref.methods.base import Method
+from raypref.registry import named_classes
+from raypref.train.loop import train
+from raypref.train.runtime import LocalRuntime
+from tests.recording import Recording, small_experiment
+
+README = Path("README.md").read_text()
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("sh", "python")}
+COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS["sh"] for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one_that_exists(command):
+    program, verb, *words = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", verb], check=True, capture_output=True)
+        return
+    assert program == "raypref"
+    listed = subprocess.run([sys.executable, "-m", "raypref.cli", "--help"], check=True, capture_output=True, text=True)
+    assert re.search(rf"\b{verb}\b", listed.stdout)
+    if words and words[0].endswith(".toml"):
+        build_experiment(apply_overrides(read_toml(Path(words[0])), words[1:]), Path(words[0]).parent)
+
+
+def test_the_method_of_the_readme_trains(random_model, tmp_path, monkeypatch):
+    (tmp_path / "hinge_dpo.py").write_text(next(block for block in BLOCKS["python"] if "HingeDPO" in block))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    found = named_classes(methods, Method)["hinge_dpo"]
+    experiment = small_experiment(random_model, iterations=1)
+    import dataclasses
+
+    method = found(search=dataclasses.replace(found().search, steps=(0, 2, 4)))
+    seen, experiment = Recording(), dataclasses.replace(experiment, method=method)
+    train(experiment, LocalRuntime(experiment), seen)
+    assert seen.reports[0].metrics["loss"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_the_method_table_lists_every_method():
+    for name in named_classes(methods, Method):
+        assert f"| `{name}` |" in README
+
+
+def test_the_tree_names_every_module():
+    for path in Path("raypref").glob("*"):
+        if path.name not in ("__init__.py", "__pycache__", "registry.py"):
+            assert path.name in README, path
