@@ -84,7 +84,7 @@ def fold_head(state: dict[str, Tensor]) -> tuple[Float[Tensor, " D"], Float[Tens
 
 
 def clip_pixels(images: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 size size"]:
-    """CLIP's preprocessing of pictures in [0, 1]: short side to `size` (antialiased bicubic), centre crop, normalise."""
+    """CLIP's preprocessing of pictures in [0, 1]: short side to `size` (antialiased bicubic), crop, normalise."""
     height, width = images.shape[-2:]
     scale = size / min(height, width)
     shape = (max(size, int(height * scale)), max(size, int(width * scale)))

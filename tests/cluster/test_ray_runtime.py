@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from raypref.cluster.runtime import RayRuntime
-from raypref.train.experiment import ClusterConfig
+from raypref.train.experiment import CheckpointConfig, ClusterConfig
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
 from tests.recording import Recording, small_experiment
@@ -32,9 +32,25 @@ def digest(runtime_class, experiment) -> str:
 @pytest.mark.parametrize("samplers", [1, 2, 3])
 def test_weights_are_the_same_bits_as_without_ray(ray_cluster, random_model, local_digests, lag, samplers):
     experiment = small_experiment(random_model, lag=lag)
-    cluster = ClusterConfig(samplers=samplers, reward_workers=1 + samplers // 3, worker_cpus=0.1, timeout=240)
+    cluster = ClusterConfig(samplers=samplers, reward_workers=1 + samplers // 3, worker_cpus=0.1, timeout=240.0)
     assert digest(RayRuntime, dataclasses.replace(experiment, cluster=cluster)) == local_digests[lag]
 
 
 def test_lags_give_different_runs(local_digests):
     assert local_digests[0] != local_digests[1]
+
+
+def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster, random_model, local_digests):
+    experiment = dataclasses.replace(
+        small_experiment(random_model),
+        checkpoint=CheckpointConfig(every=1, keep=1),
+        cluster=ClusterConfig(worker_cpus=0.1, timeout=240.0),
+    )
+    seen = Recording()
+    train(experiment, LocalRuntime(experiment), seen)
+    runtime, resumed = RayRuntime(experiment), Recording()
+    try:
+        train(experiment, runtime, resumed, seen.states[0])
+    finally:
+        runtime.close()
+    assert [len(resumed.reports), resumed.final_checksum()] == [2, local_digests[1]]

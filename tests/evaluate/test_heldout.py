@@ -1,0 +1,48 @@
+"""The figures of an evaluation, against numbers worked out by hand."""
+
+import pytest
+import torch
+
+from raypref.evaluate.heldout import diversity, evaluate, pictures
+from raypref.run_directory import picture_grid
+from raypref.train.scorer import Judgement
+
+
+def judgement(prompts, grey, scores, right):
+    images = torch.tensor(grey, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 3, 3).contiguous()
+    return Judgement(prompts, images, {"reward": torch.tensor(scores)}, {"color": torch.tensor(right)})
+
+
+def test_means_errors_and_shares():
+    parts = [
+        judgement(("a", "a", "b"), [0, 51, 0], [1.0, 3.0, 4.0], [1.0, 0.0, 1.0]),
+        judgement(("b",), [102], [8.0], [torch.nan]),
+    ]
+    found = evaluate(5, parts, images_per_prompt=2)
+    # prompt means 2 and 6: mean 4, standard deviation sqrt(8), standard error sqrt(8 / 2) = 2
+    assert found.rewards["reward"].mean == pytest.approx(4.0)
+    assert found.rewards["reward"].standard_error == pytest.approx(2.0)
+    assert found.accuracy["color"] == pytest.approx(2 / 3)  # the unasked one does not count
+    # |0 - 51| / 255 = 0.2 and |0 - 102| / 255 = 0.4
+    assert found.diversity == pytest.approx(0.3)
+    assert (found.prompts, found.images_per_prompt, found.iteration) == (2, 2, 5)
+
+
+def test_diversity_is_zero_for_copies_and_counts_every_pair():
+    same = torch.full((2, 3, 4, 4, 3), 7, dtype=torch.uint8)
+    assert diversity(same) == 0.0
+    one_differs = same.clone()
+    one_differs[:, 0] = 7 + 51  # pairs 01 and 02 differ by 0.2, pair 12 by 0
+    assert diversity(one_differs) == pytest.approx(0.2 * 2 / 3)
+
+
+def test_a_missing_score_is_not_a_low_one():
+    parts = [judgement(("a", "a"), [0, 0], [torch.nan, 3.0], [1.0, 1.0])]
+    assert evaluate(0, parts, images_per_prompt=2).rewards["reward"].mean == pytest.approx(3.0)
+
+
+def test_the_grid_has_a_row_a_prompt():
+    parts = [judgement(("a", "a", "b", "b"), [10, 20, 30, 40], [0.0] * 4, [1.0] * 4)]
+    grid = picture_grid(pictures(parts, 2))
+    assert grid.size == (2 * 3, 2 * 2)
+    assert [grid.getpixel(place)[0] for place in ((0, 0), (3, 0), (0, 2), (3, 2))] == [10, 20, 30, 40]
