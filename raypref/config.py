@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import inspect
 import json
 import re
@@ -171,6 +172,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_model(experiment)
     _check_batch(experiment)
     _check_output(Path(experiment.run.output_dir))
+    _check_tracking(experiment.run.wandb_project)
 
 
 def resolved(experiment: Experiment) -> Table:
@@ -301,6 +303,14 @@ def _check_output(folder: Path) -> None:
         raise ConfigError(
             f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder"
         ) from None
+
+
+def _check_tracking(project: str) -> None:
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"run.wandb_project = {project!r}: wandb is not installed; run `pip install raypref[wandb]`, "
+            "or leave the key out"
+        )
 
 
 def _plain(section: Any) -> Table:

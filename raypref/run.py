@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from raypref.cluster.runtime import RayRuntime
 from raypref.config import ConfigError
 from raypref.evaluate.heldout import Evaluation, evaluate, pictures
 from raypref.progress import Display, clock
 from raypref.report import write_report
 from raypref.run_directory import RunDirectory
+from raypref.tracking import Tracker
 from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment
@@ -70,7 +69,9 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Pictures and judges the policy of a run's newest checkpoint. `overrides` may set what REJUDGEABLE names.
+    """Pictures and judges the policy of a run's newest checkpoint; adds a row to `judged.jsonl` and keeps the grid.
+
+    `overrides` may set what REJUDGEABLE names.
 
     Raises:
         ConfigError: where there is no checkpoint, or an override does not concern evaluation.
@@ -87,7 +88,10 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         judged = runtime.picture(evaluation_chunks(experiment), state.iteration)
     finally:
         runtime.close()
-    return evaluate(state.iteration, judged, experiment.evaluate.images_per_prompt)
+    each = experiment.evaluate.images_per_prompt
+    evaluation = evaluate(state.iteration, judged, each)
+    directory.save_judgement(evaluation, pictures(judged, each))
+    return evaluation
 
 
 def _run(experiment: Experiment, directory: RunDirectory, state: TrainState | None) -> Path:
@@ -117,7 +121,7 @@ class Recorder(Observer):
 
     def __init__(self, experiment: Experiment, directory: RunDirectory, display: Display) -> None:
         self.experiment, self.directory, self.display = experiment, directory, display
-        self._events = SummaryWriter(str(directory.tensorboard))
+        self._events = Tracker(experiment.run, directory)
         self._seconds = 0.0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
@@ -129,8 +133,7 @@ class Recorder(Observer):
             "seconds": seconds,
         }
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
-        for name, value in report.metrics.items():
-            self._events.add_scalar(f"train/{name}", value, done)
+        self._events.log(done, {f"train/{name}": value for name, value in report.metrics.items()})
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
 
@@ -138,9 +141,9 @@ class Recorder(Observer):
         each = self.experiment.evaluate.images_per_prompt
         images, evaluation = pictures(judgements, each), evaluate(iteration, judgements, each)
         self.directory.save_evaluation(evaluation, images)
-        for name, estimate in evaluation.rewards.items():
-            self._events.add_scalar(f"heldout/{name}", estimate.mean, iteration)
-        self._events.add_scalar("heldout/diversity", evaluation.diversity, iteration)
+        figures = {name: estimate.mean for name, estimate in evaluation.rewards.items()}
+        figures |= evaluation.accuracy | {"diversity": evaluation.diversity}
+        self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
 
     def checkpointed(self, state: TrainState) -> None:

@@ -32,6 +32,7 @@ class RunDirectory:
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.judged = path / "judged.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
@@ -105,6 +106,11 @@ class RunDirectory:
         """Adds an evaluation and its picture grid."""
         self.append(self.evaluations, dataclasses.asdict(evaluation))
         picture_grid(images[:GRID_ROWS]).save(self.grid(evaluation.iteration))
+
+    def save_judgement(self, evaluation: Evaluation, images: UInt8[Tensor, "P n height width 3"]) -> None:
+        """Keeps an evaluation that was asked for apart from training: a row in `judged.jsonl`, and its grid."""
+        self.append(self.judged, dataclasses.asdict(evaluation))
+        picture_grid(images).save(self.images / f"judged-{len(self.rows(self.judged)):03d}.png")
 
     def grid(self, iteration: int) -> Path:
         """The picture grid of an evaluation: a row a prompt, the same seeds at every iteration."""

@@ -85,6 +85,7 @@ BROKEN = [
     (["model.lora_rank=0"], "model.lora_rank = 0: use 1 or more"),
     (["cluster.samplers=0"], "cluster.samplers = 0: use 1 or more."),
     (["cluster.runtime=slurm"], "cluster.runtime = 'slurm': input should be 'ray' or 'local'"),
+    (["run.wandb_project=mine"], "run.wandb_project = 'mine': wandb is not installed; run `pip install"),
     (["beta=3"], "override 'beta=3': write section.key=value, such as method.beta=0.2"),
     (["method.beta"], "override 'method.beta': write section.key=value"),
 ]

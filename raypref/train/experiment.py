@@ -41,6 +41,8 @@ class RunConfig:
     """0: rollouts use the newest weights. 1: weights one update older, so that sampling and learning overlap."""
     num_threads: int = 1
     """CPU threads of each worker. Part of the numbers."""
+    wandb_project: str = ""
+    """Weights & Biases project that mirrors the TensorBoard events; empty: none. Needs `pip install raypref[wandb]`."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "prompts_per_iteration", "chunk_size", "num_threads"):

@@ -74,14 +74,12 @@ class Learner:
             )
         metrics = self._train(iteration, pairs)
         self._remember(iteration + 1)
-        candidates = rollout.x_s.shape[1]
         offered = rollout.value.shape[0] * rollout.value.shape[2]
         metrics |= {
             "reward": float(_last_scores(rollout).nanmean()),
             "reward_win": float(pairs.credit[0].mean()),
             "reward_lose": float(pairs.credit[1].mean()),
             "dropped_pairs": float(offered - len(pairs)),
-            "candidates": float(candidates),
         }
         return UpdateReport(
             metrics=metrics,

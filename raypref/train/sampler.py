@@ -73,5 +73,6 @@ class Sampler:
 
     def _use(self, weights: Weights) -> None:
         """Chunks of two versions may be in flight: each finds its own weights live when its turn comes."""
-        if self.denoiser.parameters.version != weights.manifest.version:
-            self.denoiser.parameters.install(weights)
+        live, manifest = self.denoiser.parameters, weights.manifest
+        if (live.version, live.checksum) != (manifest.version, manifest.checksum):
+            live.install(weights)

@@ -1,0 +1,31 @@
+"""Curves for dashboards: TensorBoard event files always, Weights & Biases where a project is named."""
+
+from torch.utils.tensorboard import SummaryWriter
+
+from raypref.run_directory import RunDirectory
+from raypref.train.experiment import RunConfig
+
+
+class Tracker:
+    """Writes scalars. W&B mirrors the TensorBoard events, so both show the same curves."""
+
+    def __init__(self, run: RunConfig, directory: RunDirectory) -> None:
+        self._wandb = None
+        if run.wandb_project:
+            import wandb  # an optional extra; the config check has made sure that it is there
+
+            self._wandb = wandb.init(
+                project=run.wandb_project, name=run.name, dir=directory.path, sync_tensorboard=True
+            )
+        self._events = SummaryWriter(str(directory.tensorboard))
+
+    def log(self, iteration: int, values: dict[str, float]) -> None:
+        """One point of every curve."""
+        for name, value in values.items():
+            self._events.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()

@@ -1,0 +1,48 @@
+"""Fixtures: one CPU thread, random models of the real classes, and experiments small enough to run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from raypref.core.types import Search
+from raypref.methods.base import Method
+from raypref.methods.rdpo import RDPO
+from raypref.models.base import ModelConfig
+from raypref.train.experiment import Experiment, OptimizerConfig, RunConfig, SamplingConfig
+from tests.random_model import save_random_model
+
+torch.set_num_threads(1)
+
+MakeExperiment = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random noise-predicting Stable Diffusion."""
+    return save_random_model(tmp_path_factory.mktemp("random") / "epsilon")
+
+
+@pytest.fixture(scope="session")
+def random_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random velocity-predicting Stable Diffusion."""
+    return save_random_model(tmp_path_factory.mktemp("random") / "velocity", "v_prediction")
+
+
+@pytest.fixture
+def experiment(random_model: Path) -> MakeExperiment:
+    """A factory: the random model, five sampling steps, two prompts an iteration; any section can be given instead."""
+
+    def make(method: Method | None = None, **sections: object) -> Experiment:
+        defaults: dict[str, object] = {
+            "run": RunConfig(prompts_per_iteration=2, chunk_size=1, lag=0),
+            "model": ModelConfig(path=str(random_model), device="cpu"),
+            "sampling": SamplingConfig(num_inference_steps=5, guidance_scale=2.0),
+            "optimizer": OptimizerConfig(learning_rate=1e-3, batch_size=4, micro_batch_size=2),
+            "prompts": ("a b", "c", "d e"),
+            "heldout_prompts": ("x", "y z"),
+        }
+        return Experiment(method=method or RDPO(search=Search(steps=(0, 2))), **(defaults | sections))
+
+    return make

@@ -1,0 +1,121 @@
+"""A denoiser small enough to check by hand, and scores that need no picture. It is a real Denoiser, adapter included."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from raypref.core.schedule import Schedule
+from raypref.core.seeding import Key
+from raypref.core.types import Rollout, Search
+from raypref.core.weights import FlatParameters
+from raypref.models.base import Denoiser
+from raypref.train.chunk import Chunk
+from raypref.train.experiment import SamplingConfig
+from raypref.train.rollout import ScoreRequest, Walk, explore
+from raypref.train.sampler import SampledRollout
+
+Score = Callable[[ScoreRequest], Float[Tensor, " N"]]
+
+
+def sd_alphas_cumprod() -> Float[Tensor, " N"]:
+    """Stable Diffusion's alpha_bar ("scaled_linear"), in float64 from its definition."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def sd_schedule(**changes: object) -> Schedule:
+    alphas_cumprod = sd_alphas_cumprod()
+    return Schedule(**({"alphas_cumprod": alphas_cumprod, "final_alpha_cumprod": float(alphas_cumprod[0])} | changes))
+
+
+class ToyDenoiser(Denoiser):
+    """out = tanh(x M + t / 1000 + letter of the prompt) + adapter(x), with adapter(x) = (x gain) / 2 + bias.
+
+    It counts what it evaluates: `guided` is the number of latents given to `predict`.
+    """
+
+    latent_shape = (2, 2, 2)
+
+    def __init__(self, seed: int = 0) -> None:
+        self.schedule = sd_schedule()
+        size = 8
+        self.mixing = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)) / size**0.5
+        self.gain = torch.nn.Parameter(torch.zeros(size, size))
+        self.bias = torch.nn.Parameter(torch.zeros(size))
+        self.parameters = FlatParameters({"gain": self.gain, "bias": self.bias})
+        self.adapted = True
+        self.guided = 0
+        self.batches: list[int] = []
+
+    def predict(
+        self, x_t: Float[Tensor, "N C H W"], t: Int[Tensor, " N"], prompts: tuple[str, ...], guidance_scale: float
+    ) -> Float[Tensor, "N C H W"]:
+        assert len(x_t) == len(t) == len(prompts)
+        self.guided += len(x_t)
+        self.batches.append(len(x_t))
+        flat = x_t.flatten(1)
+        letters = torch.tensor([(ord(prompt[0]) - ord("a")) / 26 for prompt in prompts])[:, None]
+        out = torch.tanh(flat @ self.mixing + t[:, None] / 1000 + guidance_scale * letters)
+        if self.adapted:
+            out = out + 0.5 * flat @ self.gain + self.bias
+        return out.reshape(x_t.shape)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        self.adapted = False
+        try:
+            yield
+        finally:
+            self.adapted = True
+
+    def export_lora(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def stir(self, seed: int = 1, scale: float = 0.05) -> None:
+        """Moves the adapter away from zero."""
+        noise = torch.randn(self.parameters.flat.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            self.parameters.flat.copy_(scale * noise)
+
+
+def score_of(request: ScoreRequest) -> Float[Tensor, " N"]:
+    """A smooth score without ties: a fixed weighing of the clean latent."""
+    clean = request.x_0.flatten(1)
+    return torch.sin(clean * torch.arange(1, clean.shape[1] + 1)).sum(1)
+
+
+def drive(
+    search: Generator[ScoreRequest, Tensor, Rollout], score: Score = score_of
+) -> tuple[Rollout, list[ScoreRequest]]:
+    """Runs a search to its end; also what it wanted scored."""
+    requests = []
+    try:
+        request = next(search)
+        while True:
+            requests.append(request)
+            request = search.send(score(request))
+    except StopIteration as done:
+        return done.value, requests
+
+
+def chunk_of(prompts: tuple[str, ...], *address: str | int) -> Chunk:
+    return Chunk("test", prompts, tuple(Key(3)("rollout", *address, item) for item in range(len(prompts))))
+
+
+def toy_walk(denoiser: Denoiser, chunk: Chunk, sampling: SamplingConfig = SamplingConfig()) -> Walk:
+    return Walk(denoiser, sampling.process(denoiser.schedule), chunk, sampling.guidance_scale)
+
+
+def sampled(
+    denoiser: Denoiser,
+    search: Search,
+    chunk: Chunk,
+    sampling: SamplingConfig = SamplingConfig(),
+    score: Score = score_of,
+) -> SampledRollout:
+    """A rollout as a sampler hands it to the learner."""
+    return SampledRollout(drive(explore(toy_walk(denoiser, chunk, sampling), search), score)[0], 0.0, 0.0)

@@ -1,0 +1,349 @@
+"""The learner: one policy and one reference forward a parent, exact resumption, and refusal of what it did not order."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from raypref import methods
+from raypref.core.process import DensityError
+from raypref.core.types import Search, Transitions
+from raypref.core.weights import WeightsError
+from raypref.methods.base import Method
+from raypref.methods.d3po import D3PO
+from raypref.methods.rdpo import RDPO
+from raypref.methods.tailorpo import TailorPO
+from raypref.models.base import Denoiser
+from raypref.models.stable_diffusion import StableDiffusion
+from raypref.registry import named_classes
+from raypref.train.experiment import Experiment, OptimizerConfig, RunConfig, SamplingConfig
+from raypref.train.learner import Learner, NoPairs
+from raypref.train.rollout import ScoreRequest
+from raypref.train.sampler import SampledRollout
+from raypref.train.state import learner_state, restore_learner
+from tests.conftest import MakeExperiment
+from tests.toys import ToyDenoiser, chunk_of, sampled
+
+SAMPLING = SamplingConfig(num_inference_steps=20, guidance_scale=5.0)
+METHODS = named_classes(methods, Method)
+
+
+def setup(method: Method, **sections: object) -> Experiment:
+    defaults = {
+        "sampling": SAMPLING,
+        "run": RunConfig(prompts_per_iteration=2, chunk_size=1, lag=0),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=2),
+    }
+    return Experiment(method=method, **(defaults | sections))
+
+
+def learner_of(method: Method, stirred: bool = False, **sections: object) -> Learner:
+    denoiser = ToyDenoiser()
+    if stirred:
+        denoiser.stir()
+    return Learner(denoiser, setup(method, **sections))
+
+
+def rollouts(learner: Learner, version: int = 0, prompts: tuple[str, ...] = ("a", "q")) -> list[SampledRollout]:
+    """One chunk a prompt, drawn with a version of the learner's weights by a denoiser of its own."""
+    denoiser = ToyDenoiser()
+    denoiser.parameters.install(learner.weights(version))
+    search = learner.method.search
+    return [sampled(denoiser, search, chunk_of((prompt,), version, prompt), SAMPLING) for prompt in prompts]
+
+
+def pairs_of(learner: Learner) -> Transitions:
+    joined = [part.rollout for part in rollouts(learner, prompts=("a",))]
+    return learner.method.supervise(joined[0])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_fresh_adapter_has_log_ratio_zero_and_the_neutral_loss(name: str):
+    learner = learner_of(METHODS[name]())
+    loss = learner.loss(pairs_of(learner))
+    assert torch.equal(loss.metrics["rho_win"], torch.zeros(len(loss.per_example)))
+    assert torch.equal(loss.metrics["rho_lose"], torch.zeros(len(loss.per_example)))
+    torch.testing.assert_close(loss.per_example.detach(), torch.full((len(loss.per_example),), learner.method.neutral))
+
+
+def test_a_fresh_lora_has_log_ratio_zero_and_the_neutral_loss(experiment: MakeExperiment):
+    plan = experiment()
+    denoiser = StableDiffusion.denoiser(plan.model)
+    learner = Learner(denoiser, plan)
+    denoiser.parameters.install(learner.weights(0))
+    rollout = sampled(denoiser, plan.method.search, chunk_of(("a b", "c")), plan.sampling).rollout
+    loss = learner.loss(plan.method.supervise(rollout))
+    assert torch.equal(loss.metrics["rho_win"], torch.zeros(4))
+    assert torch.equal(loss.metrics["rho_lose"], torch.zeros(4))
+    torch.testing.assert_close(loss.per_example.detach(), torch.full((4,), math.log(2)))
+    loss.per_example.sum().backward()
+    moved = {n: float(p.grad.abs().sum()) for n, p in denoiser.parameters.parameters.items() if "lora_B" in n}
+    assert moved
+    assert all(size > 0 for size in moved.values())
+
+
+class Watching(ToyDenoiser):
+    """Counts evaluations with the adapter off apart from those with it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.off = 0
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        before = self.guided
+        with super().reference():
+            yield
+        self.off += self.guided - before
+
+
+@pytest.mark.parametrize(("method", "policy_each"), [(RDPO(), 1), (TailorPO(), 1), (D3PO(), 2)])
+def test_each_stored_parent_is_evaluated_once_by_policy_and_once_by_reference(method: Method, policy_each: int):
+    denoiser = Watching()
+    learner = Learner(denoiser, setup(method))
+    batch = pairs_of(learner)
+    learner.loss(batch)
+    assert denoiser.off == policy_each * len(batch)
+    assert denoiser.guided == 2 * policy_each * len(batch)
+
+
+def test_five_pairs_of_a_20_step_tree_cost_33_guided_evaluations_in_all():
+    denoiser = Watching()
+    learner = Learner(denoiser, setup(RDPO()))
+    denoiser.parameters.install(learner.weights(0))
+    rollout = sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING).rollout
+    assert denoiser.guided == 23
+    batch = learner.method.supervise(rollout)
+    assert len(batch) == 5
+    learner.loss(batch)
+    assert denoiser.guided == 33
+
+
+def naive_losses(learner: Learner, batch: Transitions, beta: float, psi_lambda: float) -> Tensor:
+    """Four forwards a pair, separate log densities in float64, -log sigmoid written out."""
+    losses = []
+    process = learner.process
+    for b in range(len(batch)):
+        step, rho = int(batch.steps[b]), []
+        for arm in (0, 1):
+            x_t = batch.x_t[arm if len(batch.x_t) == 2 else 0, b][None]
+            arguments = (x_t, process.t[step][None], (batch.prompts[b],), SAMPLING.guidance_scale)
+            policy = learner.denoiser.predict(*arguments)
+            with torch.no_grad(), learner.denoiser.reference():
+                reference = learner.denoiser.predict(*arguments)
+            normal = [
+                Normal(process.mean_state[step] * x_t.double() + process.mean_out[step] * out.double(), process.sigma[step])
+                for out in (policy, reference)
+            ]
+            x_s = batch.x_s[arm, b].double()[None]
+            rho.append(normal[0].log_prob(x_s).mean() - normal[1].log_prob(x_s).mean())
+        z = beta * (rho[0] - rho[1]) - psi_lambda * torch.clamp(rho[1], min=0)
+        losses.append(torch.log1p(torch.exp(-z)))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("shape", ["tree", "chain"])
+def test_shared_forwards_give_the_loss_and_gradients_of_four_separate_ones(shape: str):
+    search = Search(shape, 2, (0, 4, 8, 16), "delta_parent")
+    learner = learner_of(RDPO(search=search, beta=2.0, psi_lambda=1.0), stirred=True)
+    batch = pairs_of(learner)
+    assert len(batch) == 4
+    weights = list(learner.denoiser.parameters.parameters.values())
+    found, wanted = learner.loss(batch).per_example, naive_losses(learner, batch, 2.0, 1.0)
+    assert float((found.detach() - math.log(2)).abs().max()) > 1e-3
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    for one, two in zip(
+        torch.autograd.grad(found.sum(), weights), torch.autograd.grad(wanted.sum(), weights), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=3e-5 * float(two.abs().max()))
+
+
+def test_micro_batches_change_memory_and_not_the_update():
+    plans = [OptimizerConfig(learning_rate=1e-2, batch_size=6, micro_batch_size=micro) for micro in (1, 2, 6)]
+    results = []
+    for plan in plans:
+        learner = learner_of(RDPO(), optimizer=plan)
+        report = learner.update(0, rollouts(learner))
+        results.append((learner.weights(1).flat, report.metrics))
+    for flat, metrics in results[1:]:
+        torch.testing.assert_close(flat, results[0][0], rtol=1e-4, atol=1e-6)
+        assert metrics["loss"] == pytest.approx(results[0][1]["loss"], rel=1e-5)
+
+
+def test_an_update_is_the_mean_gradient_of_its_batch():
+    # One batch of all ten pairs with plain AdamW by hand: first step = -lr g / (|g| + eps), after clipping the norm.
+    plan = OptimizerConfig(learning_rate=1e-2, batch_size=10, micro_batch_size=5, adam_weight_decay=0.0,
+                           max_grad_norm=1e-3, adam_epsilon=1e-2)  # fmt: skip
+    learner = learner_of(TailorPO(beta=5.0), optimizer=plan)
+    data = rollouts(learner)
+    batches = [learner.method.supervise(part.rollout) for part in data]
+    losses = [naive_losses(learner, batch, 5.0, 0.0) for batch in batches]
+    weights = list(learner.denoiser.parameters.parameters.values())
+    total = torch.autograd.grad(torch.cat(losses).mean(), weights)
+    slope = torch.cat([part.flatten() for part in total])
+    norm = float(slope.norm())
+    clipped = slope * min(1.0, 1e-3 / norm)
+    before = learner.denoiser.parameters.flat.clone()
+    report = learner.update(0, data)
+    assert report.pairs == 10
+    assert norm > 1e-3
+    assert report.metrics["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    wanted = before - 1e-2 * clipped / (clipped.abs() + 1e-2)
+    torch.testing.assert_close(learner.weights(1).flat, wanted, rtol=1e-3, atol=1e-7)
+
+
+def test_updates_widen_the_winners_lead():
+    learner = learner_of(TailorPO(beta=1.0), optimizer=OptimizerConfig(1e-3, 10, 10, num_inner_epochs=3))
+    data = rollouts(learner)
+    batches = [learner.method.supervise(part.rollout) for part in data]
+    report = learner.update(0, data)
+    assert report.metrics["updates"] == 3
+    after = torch.cat([naive_losses(learner, batch, 1.0, 0.0) for batch in batches])
+    assert float(after.detach().mean()) < math.log(2)
+
+
+def test_the_reference_is_the_network_without_its_adapter():
+    learner = learner_of(RDPO(), stirred=True)
+    batch = pairs_of(learner)
+    fresh = ToyDenoiser()
+    step = batch.steps
+    x_t = batch.x_t[0]
+    wanted = fresh.predict(x_t, learner.process.t[step], batch.prompts, SAMPLING.guidance_scale)
+    with learner.denoiser.reference():
+        found = learner.denoiser.predict(x_t, learner.process.t[step], batch.prompts, SAMPLING.guidance_scale)
+    assert torch.equal(found, wanted)
+    assert not torch.equal(learner.denoiser.predict(x_t, learner.process.t[step], batch.prompts, 5.0), wanted)
+
+
+def test_rollouts_of_another_version_are_refused():
+    learner = learner_of(RDPO())
+    data = rollouts(learner)
+    learner.update(0, data)
+    with pytest.raises(WeightsError, match=r"iteration 1 needs rollouts of policy version 1 .* drawn with version 0"):
+        learner.update(1, data)
+
+
+def test_rollouts_of_other_bits_under_the_same_version_are_refused():
+    learner = learner_of(RDPO())
+    data = [replace(part, rollout=replace(part.rollout, policy_checksum="0" * 32)) for part in rollouts(learner)]
+    with pytest.raises(WeightsError, match=r"drawn with version 0 \(.*0000"):
+        learner.update(0, data)
+
+
+def test_refused_rollouts_leave_the_weights_alone():
+    learner = learner_of(RDPO())
+    before = learner.denoiser.parameters.flat.clone()
+    data = [replace(part, rollout=replace(part.rollout, policy_version=3)) for part in rollouts(learner)]
+    with pytest.raises(WeightsError):
+        learner.update(0, data)
+    assert torch.equal(learner.denoiser.parameters.flat, before)
+
+
+def test_with_lag_one_the_rollouts_are_one_version_older():
+    learner = learner_of(RDPO(), run=RunConfig(prompts_per_iteration=2, chunk_size=1, lag=1))
+    learner.update(0, rollouts(learner, 0))
+    learner.update(1, rollouts(learner, 0))
+    learner.update(2, rollouts(learner, 1))
+    with pytest.raises(KeyError):
+        learner.weights(1)
+    assert learner.weights(3).manifest.version == 3
+
+
+def test_without_lag_only_the_newest_version_is_kept():
+    learner = learner_of(RDPO())
+    learner.update(0, rollouts(learner, 0))
+    assert list(learner.history) == [1]
+    assert torch.equal(learner.weights(1).flat, learner.denoiser.parameters.flat)
+
+
+def test_an_iteration_of_ties_is_refused_by_name():
+    learner = learner_of(RDPO())
+    denoiser = ToyDenoiser()
+    denoiser.parameters.install(learner.weights(0))
+
+    def flat_score(request: ScoreRequest) -> Tensor:
+        return torch.zeros(len(request.x_0))
+
+    data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
+    with pytest.raises(NoPairs, match="iteration 0: every pair is a tie"):
+        learner.update(0, data)
+
+
+@pytest.mark.parametrize("method", [RDPO(), D3PO()], ids=["rdpo", "d3po"])
+def test_a_restored_learner_goes_on_bit_for_bit(method: Method):
+    learner = learner_of(method)
+    learner.update(0, rollouts(learner, 0))
+    state = learner_state(learner)
+    learner.update(1, rollouts(learner, 1))
+    wanted = learner.weights(2)
+
+    resumed = learner_of(method)
+    restore_learner(resumed, state)
+    resumed.update(1, rollouts(resumed, 1))
+    assert torch.equal(resumed.weights(2).flat, wanted.flat)
+    assert resumed.weights(2).manifest == wanted.manifest
+    moments, again = learner_state(learner).optimizer, learner_state(resumed).optimizer
+    assert set(moments) == set(again)
+    assert all(torch.equal(moments[name], again[name]) for name in moments)
+
+
+def test_a_state_does_not_follow_the_live_learner():
+    learner = learner_of(RDPO())
+    learner.update(0, rollouts(learner, 0))
+    state = learner_state(learner)
+    kept = {name: value.clone() for name, value in state.optimizer.items()}
+    learner.update(1, rollouts(learner, 1))
+    assert all(torch.equal(state.optimizer[name], value) for name, value in kept.items())
+    assert list(state.history) == [1]
+
+
+def test_updates_do_not_depend_on_global_seeds():
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        learner = learner_of(RDPO())
+        learner.update(0, rollouts(learner, 0))
+        results.append(learner.weights(1).flat)
+    assert torch.equal(*results)
+
+
+def test_training_on_a_step_without_density_is_refused_before_it_starts():
+    with pytest.raises(DensityError, match="step 0 .*eta > 0"):
+        learner_of(RDPO(), sampling=SamplingConfig(eta=0.0))
+    with pytest.raises(DensityError, match="step 19"):
+        learner_of(D3PO(), sampling=SamplingConfig(scheduler="ddpm"))
+
+
+def test_the_report_says_what_happened():
+    learner = learner_of(RDPO())
+    data = rollouts(learner)
+    report = learner.update(0, data)
+    value = torch.cat([part.rollout.value for part in data])
+    parent = torch.cat([part.rollout.parent_value for part in data])
+    assert report.pairs == 10
+    assert report.metrics["dropped_pairs"] == 0
+    assert report.metrics["reward"] == pytest.approx(float(value[..., -1].mean()), rel=1e-5)
+    gain = value - parent
+    assert report.metrics["reward_win"] == pytest.approx(float(gain.amax(1).mean()), rel=1e-5)
+    assert report.metrics["reward_lose"] == pytest.approx(float(gain.amin(1).mean()), rel=1e-5)
+    assert list(report.gain_by_step) == [0, 4, 8, 12, 16]
+    assert list(report.gain_by_step.values()) == pytest.approx(gain.mean((0, 1)).tolist(), rel=1e-4, abs=1e-5)
+    assert report.metrics["updates"] == 3  # 10 pairs in batches of 4
+
+
+def test_a_chain_without_stepwise_scores_reports_no_gains():
+    learner = learner_of(D3PO())
+    data = rollouts(learner)
+    report = learner.update(0, data)
+    assert report.gain_by_step == {}
+    final = torch.cat([part.rollout.final for part in data])
+    assert report.metrics["reward"] == pytest.approx(float(final.mean()), rel=1e-5)
+
+
+def test_the_toy_is_a_denoiser_like_any_other():
+    assert isinstance(ToyDenoiser(), Denoiser)
