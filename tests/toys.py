@@ -1,4 +1,4 @@
-"""A denoiser small enough to check by hand, and scores that need no picture. It is a real Denoiser, adapter included."""
+"""A denoiser small enough to check by hand, adapter included, and scores that need no picture."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
 from raypref.train.rollout import ScoreRequest, Walk, explore
 from raypref.train.sampler import SampledRollout
+
+SAMPLING = SamplingConfig()
 
 Score = Callable[[ScoreRequest], Float[Tensor, " N"]]
 
@@ -106,7 +108,7 @@ def chunk_of(prompts: tuple[str, ...], *address: str | int) -> Chunk:
     return Chunk("test", prompts, tuple(Key(3)("rollout", *address, item) for item in range(len(prompts))))
 
 
-def toy_walk(denoiser: Denoiser, chunk: Chunk, sampling: SamplingConfig = SamplingConfig()) -> Walk:
+def toy_walk(denoiser: Denoiser, chunk: Chunk, sampling: SamplingConfig = SAMPLING) -> Walk:
     return Walk(denoiser, sampling.process(denoiser.schedule), chunk, sampling.guidance_scale)
 
 
@@ -114,7 +116,7 @@ def sampled(
     denoiser: Denoiser,
     search: Search,
     chunk: Chunk,
-    sampling: SamplingConfig = SamplingConfig(),
+    sampling: SamplingConfig = SAMPLING,
     score: Score = score_of,
 ) -> SampledRollout:
     """A rollout as a sampler hands it to the learner."""

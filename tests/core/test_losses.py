@@ -1,4 +1,4 @@
-"""The step-wise DPO loss against an oracle of plain numbers: loops over pairs and dimensions, math.log, nothing shared."""
+"""The step-wise DPO loss against an oracle of plain numbers: loops over pairs and dimensions, math.log, no tensors."""
 
 import math
 
@@ -158,7 +158,7 @@ def test_golden_clamp():
 
 
 def test_golden_psi():
-    # means -0.1 and 0.1, midpoint 0: rho_w = 1.0 (-0.2) / 0.25 = -0.8, rho_l = -0.5 (-0.2) / 0.25 = +0.4, delta = -0.12.
+    # means -0.1 and 0.1, midpoint 0: rho_w = 1.0 (-0.2) / 0.25 = -0.8, rho_l = -0.5 (-0.2) / 0.25 = 0.4, delta = -0.12.
     # lambda = 0.5: penalty 0.2. intended z = -0.32, loss = ln(1 + e^0.32) = ln 2.377128 = 0.865893;
     # printed z = 0.08, loss = ln(1 + e^-0.08) = ln 1.923116 = 0.653947.
     arguments = {"beta": 0.1, "psi_lambda": 0.5}
@@ -322,8 +322,8 @@ def test_metrics_are_the_quantities_that_their_names_say():
     wanted = {
         "rho_win": [row[0] for row in rho],
         "rho_lose": [row[1] for row in rho],
-        "margin": [0.3 * (w - l) - max(0.0, l) for w, l in rho],
-        "accuracy": [float(w > l) for w, l in rho],
+        "margin": [0.3 * (win - lose) - max(0.0, lose) for win, lose in rho],
+        "accuracy": [float(win > lose) for win, lose in rho],
         "kl": kl.tolist(),
         "rho_win_excess": [row[0] - float(value) for row, value in zip(rho, kl, strict=True)],
         "rho_lose_excess": [row[1] - float(value) for row, value in zip(rho, kl, strict=True)],

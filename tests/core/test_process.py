@@ -115,8 +115,8 @@ def perfect_out(prediction: str, alpha_bar: float, x_0: float) -> tuple[float, f
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("kernel", ["eta 0", "eta 0.5", "eta 1", "ddpm"])
 def test_a_perfect_network_keeps_the_marginals(prediction: str, kernel: str):
-    # x_t | x_0 ~ N(sqrt(abar) x_0, 1 - abar) at the start; mean and variance go through affine steps exactly, and must be
-    # those of the schedule after each of them. (Data of any distribution follows by averaging over x_0.)
+    # x_t | x_0 ~ N(sqrt(abar) x_0, 1 - abar) at the start; mean and variance go through affine steps exactly, and must
+    # be those of the schedule after each of them. (Data of any distribution follows by averaging over x_0.)
     schedule = sd_schedule(prediction_type=prediction)
     process = ddpm(schedule, 20) if kernel == "ddpm" else ddim(schedule, 20, float(kernel.split()[1]))
     alpha_bar = [float(sd_alphas_cumprod()[t]) for t in range(951, 0, -50)]

@@ -37,7 +37,7 @@ def test_any_change_of_the_address_changes_the_draw(other: Key):
 
 
 def test_the_hash_is_pinned():
-    # BLAKE2b-64 of the text "(0, ('rollout', 1, '2'))", big-endian, without its last bit; `b2sum -l 64` prints 3f333891cc275e95.
+    # BLAKE2b-64 of the text "(0, ('rollout', 1, '2'))" (`b2sum -l 64`), big-endian, without its last bit.
     assert Key(0)("rollout", 1, "2").digest() == 0x3F333891CC275E95 >> 1
 
 

@@ -18,7 +18,7 @@ def labelled(*sizes: int, base: int) -> Tensor:
 
 
 def rollout(value: Tensor, parent_value: Tensor | None = None, final: Tensor | None = None, states: int = 1) -> Rollout:
-    """P prompts, G candidates, S steps; parents are 1000 + (prompt, state, row), children 2000 + (prompt, candidate, row)."""
+    """Parents are 1000 + the digits (prompt, state, row), children 2000 + the digits (prompt, candidate, row)."""
     prompts, candidates, steps = value.shape
     return Rollout(
         prompts=tuple("abcdef"[:prompts]),

@@ -38,7 +38,11 @@ def by_hand(pipe: StableDiffusionPipeline, x_t: Tensor, t: Tensor, prompts: tupl
 
     def out(row: int, prompt: str) -> Tensor:
         tokens = pipe.tokenizer(
-            prompt, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            prompt,
+            padding="max_length",
+            max_length=pipe.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         text = pipe.text_encoder(tokens.input_ids)[0]
         return pipe.unet(x_t[row : row + 1], t[row], encoder_hidden_states=text).sample
@@ -217,7 +221,7 @@ def test_a_whole_trajectory_is_the_pipelines(prediction: str, random_model: Path
 def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, random_model: Path):
     StableDiffusion.check(config(random_model))
     StableDiffusion.check(ModelConfig(path="somebody/somewhere"))  # only the hub can tell
-    with pytest.raises(ValueError, match="no diffusers folder: it has no model_index.json"):
+    with pytest.raises(ValueError, match=r"no diffusers folder: it has no model_index\.json"):
         StableDiffusion.check(config(tmp_path))
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     (tmp_path / "vae").mkdir()
@@ -227,7 +231,11 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, rando
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"lora_rank": 0}, "lora_rank = 0"), ({"lora_alpha": -1}, "lora_alpha = -1"), ({"lora_target_modules": ()}, "to_q")],
+    [
+        ({"lora_rank": 0}, "lora_rank = 0"),
+        ({"lora_alpha": -1}, "lora_alpha = -1"),
+        ({"lora_target_modules": ()}, "to_q"),
+    ],
 )
 def test_impossible_adapters_are_refused(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The learner: one policy and one reference forward a parent, exact resumption, and refusal of what it did not order."""
+"""The learner: two forwards a stored parent, exact resumption, and refusal of what it did not order."""
 
 import math
 from collections.abc import Iterator
@@ -137,7 +137,9 @@ def naive_losses(learner: Learner, batch: Transitions, beta: float, psi_lambda: 
             with torch.no_grad(), learner.denoiser.reference():
                 reference = learner.denoiser.predict(*arguments)
             normal = [
-                Normal(process.mean_state[step] * x_t.double() + process.mean_out[step] * out.double(), process.sigma[step])
+                Normal(
+                    process.mean_state[step] * x_t.double() + process.mean_out[step] * out.double(), process.sigma[step]
+                )
                 for out in (policy, reference)
             ]
             x_s = batch.x_s[arm, b].double()[None]
@@ -313,7 +315,7 @@ def test_updates_do_not_depend_on_global_seeds():
 
 
 def test_training_on_a_step_without_density_is_refused_before_it_starts():
-    with pytest.raises(DensityError, match="step 0 .*eta > 0"):
+    with pytest.raises(DensityError, match=r"step 0 .*eta > 0"):
         learner_of(RDPO(), sampling=SamplingConfig(eta=0.0))
     with pytest.raises(DensityError, match="step 19"):
         learner_of(D3PO(), sampling=SamplingConfig(scheduler="ddpm"))
