@@ -93,6 +93,8 @@ def test_a_missing_score_is_not_zero_either():
     # Were NaN scored 0, it would beat -1 and lose to +1.
     value = torch.tensor([[[NAN], [-1.0]], [[NAN], [1.0]]])
     assert len(best_vs_worst(rollout(value), value)) == 0
+    value = torch.tensor([[[NAN], [-1.0], [-2.0]], [[2.0], [1.0], [NAN]]])
+    assert numbers(best_vs_worst(rollout(value), value)) == [("a", 3, [1000], 2010, 2020), ("b", 3, [1100], 2100, 2110)]
 
 
 def test_no_pair_where_all_scores_are_missing():

@@ -117,6 +117,14 @@ def test_a_swapped_order_is_refused(flat: FlatParameters, sent: Weights):
     refuse(flat, Weights(manifest, sent.flat), "order or the shapes")
 
 
+def test_a_swapped_order_of_equal_shapes_is_refused():
+    # Shapes and checksum would agree, and every value would land in the wrong parameter.
+    flat = FlatParameters({name: torch.nn.Parameter(torch.zeros(2)) for name in ("a", "b")})
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    refuse(flat, Weights(Manifest(1, ("b", "a"), ((2,), (2,)), checksum(values)), values), "order or the shapes")
+    assert torch.count_nonzero(flat.flat) == 0
+
+
 def test_one_flipped_bit_is_refused(flat: FlatParameters, sent: Weights):
     damaged = sent.flat.clone()
     damaged.view(torch.int32)[7] ^= 1

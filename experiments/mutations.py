@@ -1,0 +1,236 @@
+# ruff: noqa: E501  # the table keeps one mutant a line
+"""Mutation check: `python -m experiments.mutations` breaks one line at a time and sees whether a test notices.
+
+Copies raypref and tests to a temporary folder, applies one mutant of the table below, and runs the tests of its file until
+the first failure. A mutant that no test notices is a hole in the tests: the script then exits with 1. It takes minutes, so
+it is no part of the test suite. `python -m experiments.mutations losses` runs the mutants of files with that word in them.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import diffusers.pipelines.stable_diffusion  # noqa: F401  # imported once, before the forks
+import peft  # noqa: F401
+import pytest
+import torch
+import transformers  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    """One wrong line."""
+
+    file: str
+    old: str
+    new: str
+
+
+TESTS = {
+    "core/losses.py": "tests/core/test_losses.py",
+    "core/process.py": "tests/core/test_process.py",
+    "core/supervise.py": "tests/core/test_supervise.py",
+    "core/types.py": "tests/core/test_supervise.py",
+    "core/weights.py": "tests/core/test_weights.py",
+    "core/seeding.py": "tests/core/test_seeding.py",
+    "core/schedule.py": "tests/core/test_schedule.py",
+    "methods/stepwise_dpo.py": "tests/methods",
+    "methods/rdpo.py": "tests/methods",
+    "methods/d3po.py": "tests/methods",
+    "rewards/colorfulness.py": "tests/rewards/test_colorfulness.py",
+    "rewards/jpeg.py": "tests/rewards/test_jpeg.py",
+    "train/chunk.py": "tests/train/test_rollout.py",
+    "train/rollout.py": "tests/train/test_rollout.py",
+    "train/learner.py": "tests/train/test_learner.py",
+    "train/state.py": "tests/train/test_learner.py",
+    "models/lora.py": "tests/models",
+    "models/stable_diffusion.py": "tests/models",
+}
+
+MUTANTS = [
+    # The loss: every sign, both arms, the clamp, the penalty, the weight.
+    Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * rho_lose"),
+    Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * rho_lose.clamp(min=0)"),
+    Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * F.relu(-rho_lose)"),
+    Mutant("core/losses.py", 'penalty if psi_sign == "intended" else -penalty', 'penalty if psi_sign == "printed" else -penalty'),
+    Mutant("core/losses.py", "else -penalty", "else penalty"),
+    Mutant("core/losses.py", "kept[WIN] - kept[LOSE]", "kept[LOSE] - kept[WIN]"),
+    Mutant("core/losses.py", "kept[WIN] - kept[LOSE]", "kept[WIN] + kept[LOSE]"),
+    Mutant("core/losses.py", "kept[WIN] - kept[LOSE]", "rho[WIN] - rho[LOSE]"),
+    Mutant("core/losses.py", "- psi_penalty(rho[LOSE]", "+ psi_penalty(rho[LOSE]"),
+    Mutant("core/losses.py", "psi_penalty(rho[LOSE]", "psi_penalty(kept[LOSE]"),
+    Mutant("core/losses.py", "psi_penalty(rho[LOSE]", "psi_penalty(rho[WIN]"),
+    Mutant("core/losses.py", "psi_penalty(rho[LOSE], psi_lambda", "psi_penalty(rho[LOSE], beta * psi_lambda"),
+    Mutant("core/losses.py", "math.log(1 - ratio_clip_eps)", "-math.log(1 + ratio_clip_eps)"),
+    Mutant("core/losses.py", "math.log(1 + ratio_clip_eps)", "-math.log(1 - ratio_clip_eps)"),
+    Mutant("core/losses.py", "-F.logsigmoid(margin * batch.weight)", "-F.logsigmoid(-margin * batch.weight)"),
+    Mutant("core/losses.py", "-F.logsigmoid(margin * batch.weight)", "F.logsigmoid(margin * batch.weight)"),
+    Mutant("core/losses.py", "-F.logsigmoid(margin * batch.weight)", "-F.logsigmoid(margin)"),
+    Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "reference.log_ratio(policy, batch.x_s, logp_reduce)"),
+    Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "policy.log_ratio(reference, batch.x_s)"),
+    Mutant("core/losses.py", "(rho[WIN] > rho[LOSE]).float()", "(rho[WIN] < rho[LOSE]).float()"),
+    Mutant("core/losses.py", '"rho_lose_excess": rho[LOSE] - kl', '"rho_lose_excess": rho[LOSE] + kl'),
+    Mutant("core/losses.py", "(kept != rho).all(0)", "(kept == rho).all(0)"),
+    # Densities and tables.
+    Mutant("core/process.py", 'total.mean(-1) if reduce == "mean"', 'total.mean(-1) if reduce == "sum"'),
+    Mutant("core/process.py", "0.5 * (self.mean + other.mean)", "0.5 * (self.mean - other.mean)"),
+    Mutant("core/process.py", "0.5 * (self.mean + other.mean)", "other.mean"),
+    Mutant("core/process.py", "(self.mean - other.mean) / std**2", "(self.mean - other.mean) / std"),
+    Mutant("core/process.py", "(self.mean - other.mean) / std**2", "(other.mean - self.mean) / std**2"),
+    Mutant("core/process.py", "(2 * self._density_std() ** 2)", "(self._density_std() ** 2)"),
+    Mutant("core/process.py", "- torch.log(std)", "+ torch.log(std)"),
+    Mutant("core/process.py", "self.mean + self._std() * noise", "self.mean - self._std() * noise"),
+    Mutant("core/process.py", "self.std <= MIN_STD", "self.std <= -MIN_STD"),
+    Mutant("core/process.py", "(1 - after - sigma**2)", "(1 - after)"),
+    Mutant("core/process.py", "sigma = eta * (", "sigma = eta**2 * ("),
+    Mutant("core/process.py", "return (signal, -noise), (noise, signal)", "return (signal, -noise), (-noise, signal)"),
+    Mutant("core/process.py", "return (signal, -noise), (noise, signal)", "return (signal, noise), (noise, signal)"),
+    Mutant("core/process.py", "torch.ones_like(now[:1])", "now[-1:]"),
+    Mutant("core/schedule.py", "times < 0", "times < 1"),
+    # Pairs.
+    Mutant("core/supervise.py", "torch.stack([best[prompt, row], worst[prompt, row]])", "torch.stack([worst[prompt, row], best[prompt, row]])"),
+    Mutant("core/supervise.py", "rollout.value - rollout.parent_value", "rollout.parent_value - rollout.value"),
+    Mutant("core/supervise.py", "(high > low)", "(high >= low)"),
+    Mutant("core/supervise.py", "credit.masked_fill(~known, -torch.inf)", "credit.nan_to_num(0.0)"),
+    Mutant("core/supervise.py", "credit.masked_fill(~known, torch.inf)", "credit.nan_to_num(0.0)"),
+    Mutant("core/supervise.py", "if shared else arms", "if shared else arms.flip(0)"),
+    Mutant("core/supervise.py", "if shared else arms", "if shared else torch.zeros_like(arms)"),
+    Mutant("core/supervise.py", "rollout.steps[row]", "row"),
+    Mutant("core/supervise.py", "rollout.x_t[prompt, parents, row]", "rollout.x_t[prompt, parents, row - 1]"),
+    Mutant("core/supervise.py", "rollout.x_s[prompt, arms, row]", "rollout.x_s[prompt, arms, 0 * row]"),
+    Mutant("core/supervise.py", "[high[prompt, row], low[prompt, row]]", "[low[prompt, row], high[prompt, row]]"),
+    Mutant("core/types.py", "self.x_s[:, rows],", "self.x_s[:, : len(rows)],"),
+    # Weights and seeds.
+    Mutant("core/weights.py", "if missing or unknown:", "if missing:"),
+    Mutant("core/weights.py", "manifest.names != self.names() or manifest", "manifest"),
+    Mutant("core/weights.py", " or manifest.shapes != self.shapes()", ""),
+    Mutant("core/weights.py", "if live != manifest.checksum:", "if False:"),
+    Mutant("core/weights.py", "dict(sorted(parameters.items()))", "dict(parameters.items())"),
+    Mutant("core/weights.py", "flat = self.flat.detach().cpu().clone()", "flat = self.flat.detach().cpu()"),
+    Mutant("core/weights.py", ".view(parameter.shape)", ".view(parameter.shape).clone()"),
+    Mutant("core/seeding.py", "repr((self.seed, self.address))", "repr((0, self.address))"),
+    Mutant("core/seeding.py", "repr((self.seed, self.address))", "str((self.seed, *map(str, self.address)))"),
+    Mutant("core/seeding.py", "self.address + parts", "parts"),
+    Mutant("core/seeding.py", "torch.randn(shape, generator=self.generator(), ", "torch.randn(shape, "),
+    Mutant("core/seeding.py", "torch.Generator().manual_seed(self.digest())", "torch.manual_seed(self.digest())"),
+    # Methods and rewards.
+    Mutant("methods/stepwise_dpo.py", "psi_sign=self.psi_sign,", ""),
+    Mutant("methods/stepwise_dpo.py", "ratio_clip_eps=self.ratio_clip_eps,", ""),
+    Mutant("methods/stepwise_dpo.py", "psi_lambda=self.psi_lambda,", ""),
+    Mutant("methods/rdpo.py", "psi_lambda: float = 100.0", "psi_lambda: float = 1.0"),
+    Mutant("methods/d3po.py", 'step_reward="final"', 'step_reward="q"'),
+    Mutant("rewards/colorfulness.py", "0.5 * (red + green) - blue", "0.5 * (red - green) - blue"),
+    Mutant("rewards/colorfulness.py", "correction=0) + yb", "correction=1) + yb"),
+    Mutant("rewards/jpeg.py", "quality=95", "quality=90"),
+    # The search.
+    Mutant("train/rollout.py", "key(what, step, candidate)", "key(what, step)"),
+    Mutant("train/rollout.py", "key(what, step, candidate)", "key(what, candidate)"),
+    Mutant("train/rollout.py", "key(what, step, candidate).normal(*shape) for key in self.chunk.keys", "self.chunk.keys[0](what, step, candidate).normal(*shape) for key in self.chunk.keys"),
+    Mutant("train/rollout.py", "nan=-torch.inf).argmax(0)", "nan=torch.inf).argmin(0)"),
+    Mutant("train/rollout.py", "nan=-torch.inf).argmax(0)", "nan=torch.inf).argmax(0)"),
+    Mutant("train/rollout.py", 'search.follow == "random"', 'search.follow == "best"'),
+    Mutant("train/rollout.py", "outs = walk.predict(step + 1, x_s) if step < last else None", "outs = walk.predict(step, x_s) if step < last else None"),
+    Mutant("train/rollout.py", "clean = walk.x_0(step + 1, x_s, outs)", "clean = walk.x_0(step, x_s, outs)"),
+    Mutant("train/rollout.py", "torch.cat([clean, walk.x_0(step, x_t, out)])", "torch.cat([clean, walk.x_0(step + 1, x_t, out)])"),
+    Mutant("train/rollout.py", "if with_parent and known is None:", "if with_parent:"),
+    Mutant("train/rollout.py", "x_t, known = gaussian.sample(walk.noise(step, 1)), None", "x_t = gaussian.sample(walk.noise(step, 1))"),
+    Mutant("train/rollout.py", "out = outs[chosen, columns][None]", "out = outs[0, columns][None]"),
+    Mutant("train/rollout.py", "x_t, known = x_s[chosen, columns][None]", "x_t, known = x_s[0, columns][None]"),
+    Mutant("train/rollout.py", "        states.append(x_t)\n        children_of", "        states.append(x_s[:1])\n        children_of"),
+    Mutant("train/rollout.py", "x_t[:1] if shared else x_t", "x_t"),
+    Mutant("train/rollout.py", "x_t[:1] if shared else x_t", "x_t[:1]"),
+    Mutant("train/rollout.py", "x_t=torch.stack([states[s] for s in search.steps])", "x_t=torch.stack([states[s + 1] for s in search.steps])"),
+    Mutant("train/rollout.py", "x_s=torch.stack([states[s + 1] for s in search.steps])", "x_s=torch.stack([states[-1] for s in search.steps])"),
+    Mutant("train/rollout.py", "value=at_states(1)", "value=at_states(0)"),
+    Mutant("train/rollout.py", "final=scores[-1].T", "final=scores[0].T"),
+    Mutant("train/rollout.py", "self.chunk.prompts * group, ", "tuple(p for p in self.chunk.prompts for _ in range(group)), "),
+    Mutant("train/chunk.py", 'seed("prompts", epoch)', 'seed("prompts", 0)'),
+    Mutant("train/chunk.py", 'seed("rollout", iteration, item)', 'seed("rollout", item)'),
+    # The learner.
+    Mutant("train/learner.py", "with torch.no_grad(), self.denoiser.reference():", "with torch.no_grad():"),
+    Mutant("train/learner.py", "with torch.no_grad(), self.denoiser.reference():", "with self.denoiser.reference():"),
+    Mutant("train/learner.py", "policy = self._out(batch)", "policy = self._out(batch).detach().requires_grad_()"),
+    Mutant("train/learner.py", "loss.per_example.sum() / len(rows)", "loss.per_example.mean()"),
+    Mutant("train/learner.py", "loss.per_example.sum() / len(rows)", "loss.per_example.sum()"),
+    Mutant("train/learner.py", "loss.per_example.sum() / len(rows)", "-loss.per_example.sum() / len(rows)"),
+    Mutant("train/learner.py", "self.optimizer.zero_grad(set_to_none=True)", "pass"),
+    Mutant("train/learner.py", "self.process.t[batch.steps].repeat(states)", "self.process.t[batch.steps].repeat_interleave(states)"),
+    Mutant("train/learner.py", "self.process.t[batch.steps]", "self.process.t[batch.steps - 1]"),
+    Mutant("train/learner.py", "self.process.reverse(batch.steps, x_t, policy)", "self.process.reverse(batch.steps - 1, x_t, policy)"),
+    Mutant("train/learner.py", "(rollout.policy_version, rollout.policy_checksum)", "(rollout.policy_version, wanted.checksum)"),
+    Mutant("train/learner.py", "(rollout.policy_version, rollout.policy_checksum)", "(wanted.version, rollout.policy_checksum)"),
+    Mutant("train/learner.py", "self._remember(iteration + 1)", "self._remember(iteration)"),
+    Mutant("train/learner.py", "known < version - self.experiment.run.lag", "known < version"),
+    Mutant("train/learner.py", 'Key(self.experiment.run.seed)("train", iteration)', 'Key(int(torch.initial_seed()))("train", iteration)'),
+    Mutant("train/learner.py", "self.process.check_density(self.method.search.steps)", "pass"),
+    Mutant("train/learner.py", "if len(pairs) == 0:", "if False:"),
+    Mutant("train/state.py", "learner.optimizer.state[parameter] = on_device", "pass"),
+    Mutant("train/state.py", "value.detach().cpu().clone()", "value.detach().cpu()"),
+    # The network.
+    Mutant("models/stable_diffusion.py", "empty + guidance_scale * (full - empty)", "full + guidance_scale * (full - empty)"),
+    Mutant("models/stable_diffusion.py", '("",) * len(prompts) + prompts', 'prompts + ("",) * len(prompts)'),
+    Mutant("models/stable_diffusion.py", "latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor", "latents.to(self.device, self.vae.dtype)"),
+    Mutant("models/stable_diffusion.py", "unet_lora_adapter_metadata=metadata", ""),
+    Mutant("models/lora.py", "network.enable_adapters()", "pass"),
+    Mutant("models/lora.py", "/ config.lora_rank", ""),
+]  # fmt: skip
+
+
+def _caught(mutant: Mutant) -> bool:
+    """Runs in a process of its own, forked after the slow imports and before any of raypref."""
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
+        copy = Path(folder).resolve()
+        for name in ("raypref", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        source = copy / "raypref" / mutant.file
+        source.write_text(source.read_text().replace(mutant.old, mutant.new))
+        os.chdir(copy)
+        sys.path = [str(copy), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
+        sys.dont_write_bytecode = True
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", TESTS[mutant.file]])
+        os.chdir(ROOT)
+        loaded = Path(str(sys.modules["raypref"].__file__))
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or copy not in loaded.parents:
+            raise RuntimeError(f"the tests of {mutant} did not run: {code}, {loaded}")
+        return code == pytest.ExitCode.TESTS_FAILED
+
+
+def _check_table() -> None:
+    for mutant in MUTANTS:
+        found = (ROOT / "raypref" / mutant.file).read_text().count(mutant.old)
+        if found != 1:
+            raise SystemExit(f"{mutant.file} has {mutant.old!r} {found} times, not once: bring the table up to date.")
+
+
+def _chosen(patterns: list[str]) -> Iterator[Mutant]:
+    for mutant in MUTANTS:
+        if not patterns or any(pattern in mutant.file for pattern in patterns):
+            yield mutant
+
+
+def main() -> None:
+    """Runs the chosen mutants, two at a time, and says what survived."""
+    _check_table()
+    torch.set_num_threads(1)
+    mutants, survivors = list(_chosen(sys.argv[1:])), 0
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        for mutant, caught in zip(mutants, pool.imap(_caught, mutants, chunksize=1), strict=True):
+            survivors += not caught
+            print(
+                f"{'caught  ' if caught else 'SURVIVED'}  {mutant.file}: {mutant.old!r} -> {mutant.new!r}", flush=True
+            )
+    print(f"{len(mutants) - survivors} of {len(mutants)} caught")
+    raise SystemExit(1 if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()
