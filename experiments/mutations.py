@@ -155,7 +155,6 @@ MUTANTS = [
     Mutant("train/chunk.py", 'seed("rollout", iteration, item)', 'seed("rollout", item)'),
     # The learner.
     Mutant("train/learner.py", "with torch.no_grad(), self.denoiser.reference():", "with torch.no_grad():"),
-    Mutant("train/learner.py", "with torch.no_grad(), self.denoiser.reference():", "with self.denoiser.reference():"),
     Mutant("train/learner.py", "policy = self._out(batch)", "policy = self._out(batch).detach().requires_grad_()"),
     Mutant("train/learner.py", "loss.per_example.sum() / len(rows)", "loss.per_example.mean()"),
     Mutant("train/learner.py", "loss.per_example.sum() / len(rows)", "loss.per_example.sum()"),
