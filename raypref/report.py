@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from PIL import Image
 
 from raypref.evaluate.heldout import Evaluation
 from raypref.run_directory import GRID_ROWS, RunDirectory
@@ -29,9 +30,10 @@ th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1rem 0; background: #fff; border-radius: 6px; padding: .5rem; }
 figure svg { max-width: 100%; height: auto; }
-.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.pictures img { width: 100%; image-rendering: pixelated; }
-figcaption, .note { color: #777; font-size: .9rem; }
+.pictures td { padding: .15rem .4rem; border: 0; }
+.pictures th { text-align: center; }
+.pictures img { width: 100%; min-width: 16rem; image-rendering: pixelated; vertical-align: middle; }
+.note { color: #777; font-size: .9rem; }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
 """
 
@@ -103,15 +105,35 @@ def _table(evaluations: list[Evaluation]) -> str:
 
 
 def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
+    """A row a held-out prompt: its pictures before and after, from the same seeds."""
     if not evaluations:
         return ""
-    prompts = html.escape("; ".join(directory.experiment().heldout_prompts[:GRID_ROWS]))
-    images = "".join(
-        f"<div><img alt='{label}' src='data:image/png;base64,{_base64(directory.grid(evaluation.iteration))}'>"
-        f"<figcaption>{label}</figcaption></div>"
-        for label, evaluation in (("base model", evaluations[0]), ("after training", evaluations[-1]))
+    prompts = directory.experiment().heldout_prompts[:GRID_ROWS]
+    strips = [
+        _strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
+    ]
+    rows = "".join(
+        f"<tr><td>{html.escape(prompt)}</td>"
+        + "".join(f"<td><img alt='' src='{strip}'></td>" for strip in pair)
+        + "</tr>"
+        for prompt, *pair in zip(prompts, *strips, strict=True)
     )
-    return f"<h2>Before and after</h2><div class='pictures'>{images}</div><p class='note'>Rows: {prompts}</p>"
+    return (
+        "<h2>Before and after</h2><table class='pictures'><tr><th></th><th>base model</th><th>after training</th></tr>"
+        f"{rows}</table>"
+    )
+
+
+def _strips(grid: Path, rows: int) -> list[str]:
+    """The rows of a picture grid, each as a data URL."""
+    sheet = Image.open(grid)
+    height = sheet.height // rows
+    strips = []
+    for row in range(rows):
+        buffer = io.BytesIO()
+        sheet.crop((0, row * height, sheet.width, (row + 1) * height)).save(buffer, format="PNG")
+        strips.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return strips
 
 
 def _draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluation]) -> Figure:
@@ -199,7 +221,3 @@ def _figure(title: str, figure: Figure, note: str) -> str:
     figure.savefig(buffer, format="svg")
     drawing = buffer.getvalue()
     return f"<h2>{title}</h2><figure>{drawing[drawing.index('<svg') :]}</figure><p class='note'>{html.escape(note)}</p>"
-
-
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()

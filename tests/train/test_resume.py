@@ -131,6 +131,6 @@ def test_a_run_directory_holds_everything_and_resumes(toml, monkeypatch):
 def test_the_report_is_one_file_with_pictures_and_curves(toml):
     directory = RunDirectory(train(load_experiment(toml, ["run.iterations=1"])))
     page = directory.report.read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 2 * 3  # a strip a prompt, before and after
     assert page.count("<svg") == 4
     assert "src='http" not in page
