@@ -46,16 +46,16 @@ def stepwise_dpo(
     if ratio_clip_eps is not None:
         kept = rho.clamp(math.log(1 - ratio_clip_eps), math.log(1 + ratio_clip_eps))
     margin = beta * (kept[WIN] - kept[LOSE]) - psi_penalty(rho[LOSE], psi_lambda, psi_sign)
-    kl = policy.kl(reference, logp_reduce).mean(0)
+    kl = policy.kl(reference, logp_reduce).expand_as(rho)  # of each arm's own parent
     metrics = {
         "rho_win": rho[WIN],
         "rho_lose": rho[LOSE],
         "margin": margin,
         "accuracy": (rho[WIN] > rho[LOSE]).float(),
-        "kl": kl,
-        "rho_win_excess": rho[WIN] - kl,
-        "rho_lose_excess": rho[LOSE] - kl,
-        "clipped": ((kept != rho).all(0)).float(),
+        "kl": kl.mean(0),
+        "rho_win_excess": rho[WIN] - kl[WIN],
+        "rho_lose_excess": rho[LOSE] - kl[LOSE],
+        "both_clipped": (kept != rho).all(0).float(),  # such a pair has no DPO gradient
     }
     return Loss(
         per_example=-F.logsigmoid(margin * batch.weight),

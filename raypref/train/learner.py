@@ -24,7 +24,7 @@ class UpdateReport:
 
     metrics: dict[str, float]
     gain_by_step: dict[int, float]
-    """Recorded step -> mean gain Q(x_s) - Q(x_t) of all candidates; empty where the search does not score parents."""
+    """Recorded step -> mean gain Q(x_s) - Q(x_t) of all candidates; empty where the step reward is not the gain."""
     pairs: int
     seconds: dict[str, float]
     """Role -> busy seconds: denoising and scoring (as the samplers waited for it), learning."""
@@ -83,7 +83,7 @@ class Learner:
         }
         return UpdateReport(
             metrics=metrics,
-            gain_by_step=_gain_by_step(rollout),
+            gain_by_step=_gain_by_step(rollout) if self.method.search.step_reward == "delta_parent" else {},
             pairs=len(pairs),
             seconds={
                 "denoising": sum(part.seconds_denoising for part in sampled),
@@ -169,6 +169,4 @@ def _last_scores(rollout: Rollout) -> Float[Tensor, "P G"]:
 
 def _gain_by_step(rollout: Rollout) -> dict[int, float]:
     gain = step_reward(rollout, "delta_parent")  # [P G S]
-    if gain.isnan().all():
-        return {}
     return {int(step): float(gain[..., row].nanmean()) for row, step in enumerate(rollout.steps)}

@@ -149,7 +149,6 @@ def _chain(walk: Walk, search: Search) -> Generator[ScoreRequest, Scores, Rollou
     """G independent trajectories a prompt, to the end. Only the finished pictures are scored, unless the step reward
     needs the predicted ones on the way."""
     group, total = search.candidates, len(walk.process)
-    stepwise = search.step_reward != "final"
     x_t = walk.start(1).expand(group, -1, -1, -1, -1) if search.same_start else walk.start(group)
     states, clean = [x_t], []
     for step in range(total):
@@ -159,14 +158,15 @@ def _chain(walk: Walk, search: Search) -> Generator[ScoreRequest, Scores, Rollou
         x_t = walk.process.reverse(walk.rows(step), x_t, out).sample(walk.noise(step, group))
         states.append(x_t)
     clean.append(x_t)
-    visited = sorted({at for step in search.steps for at in (step, step + 1)}) if stepwise else []
+    offsets = {"final": (), "q": (1,), "delta_parent": (0, 1)}[search.step_reward]
+    visited = sorted({step + offset for step in search.steps for offset in offsets})
     wanted = torch.cat([clean[at] for at in visited] + [x_t])
     scores = (yield walk.request(wanted)).unflatten(0, (len(visited) + 1, group, -1))  # [states+1 G P]
     place = {at: index for index, at in enumerate(visited)}
     unknown = torch.full((group, len(walk.chunk.prompts)), torch.nan)
 
     def at_states(offset: int) -> Tensor:
-        return torch.stack([scores[place[s + offset]] if stepwise else unknown for s in search.steps], -1)
+        return torch.stack([scores[place[s + offset]] if offset in offsets else unknown for s in search.steps], -1)
 
     return Rollout(
         prompts=walk.chunk.prompts,
