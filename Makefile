@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format quickstart-seeds tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -24,11 +24,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-quickstart-seeds: $(READY)  ## the three rows of the README's table
+readme-figures: $(READY)  ## three seeds: the picture and the table of the README
 	for seed in 0 1 2; do \
 	  $(BIN)/raypref train experiments/quickstart.toml --overwrite run.seed=$$seed run.name=quickstart-$$seed || exit 1; \
 	done
-	$(BIN)/python -m experiments.quickstart_table runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+	$(BIN)/python -m experiments.readme_figures runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+
+mutations: $(READY)  ## break one line at a time; every mutant must be noticed by a test
+	$(BIN)/python -m experiments.mutations
 
 tiny-model: $(READY)  ## pretrain the shipped model again, from nothing
 	$(BIN)/python -m experiments.tiny_model.pretrain

@@ -1,13 +1,22 @@
-"""The README's table: held-out figures before and after, a row a run. `make quickstart-seeds` calls it."""
+"""The README's picture and table from finished runs, a row a run: `make readme-figures` makes both."""
 
 import json
 import sys
 from pathlib import Path
 
+from PIL import Image
+
+from raypref.run_directory import RunDirectory
+
+HEADER = (
+    "| seed | colourfulness | prompt match | colour right | place right | animal right | diversity | pairs | training |"
+)
+GAP = 24
+
 
 def row(path: Path) -> str:
     """One run as a Markdown row."""
-    summary = json.loads((path / "summary.json").read_text())
+    summary = json.loads(RunDirectory(path).summary.read_text())
     reward, match, spread = summary["reward"], summary["prompt_match"], summary["diversity"]
     accuracy = summary["accuracy"]
     cells = [
@@ -22,12 +31,21 @@ def row(path: Path) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-HEADER = (
-    "| seed | colourfulness | prompt match | colour right | place right | animal right | diversity | pairs | training |"
-)
+def before_and_after(path: Path) -> Image.Image:
+    """The first and the last picture grid of a run, side by side."""
+    directory = RunDirectory(path)
+    evaluations = directory.all_evaluations()
+    before, after = (Image.open(directory.grid(evaluations[place].iteration)) for place in (0, -1))
+    sheet = Image.new("RGB", (before.width + GAP + after.width, before.height), "white")
+    sheet.paste(before, (0, 0))
+    sheet.paste(after, (before.width + GAP, 0))
+    return sheet
+
 
 if __name__ == "__main__":
+    runs = [Path(name) for name in sys.argv[1:]]
+    before_and_after(runs[0]).save("docs/before_after.png", optimize=True)
     print(HEADER)
     print("|---" * HEADER.count(" | ") + "|---|")
-    for name in sys.argv[1:]:
-        print(row(Path(name)))
+    for run in runs:
+        print(row(run))
