@@ -47,6 +47,8 @@ def export(
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
     pipe.save_pretrained(new)
+    for weights in new.rglob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors keeps them to their owner; an installed package is read by all
     if (folder / "README.md").exists():
         shutil.copy(folder / "README.md", new)
     if folder.exists():

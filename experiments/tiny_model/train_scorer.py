@@ -95,7 +95,7 @@ def report(net: AttributeNet) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -108,6 +108,7 @@ def main() -> None:
     ASSET.mkdir(parents=True, exist_ok=True)
     halves = {key: value.half().contiguous() for key, value in net.state_dict().items()}
     save_file(halves, ASSET / "model.safetensors")
+    (ASSET / "model.safetensors").chmod(0o644)  # an installed package is read by all
     figures = {"heldout_pictures": len(CAPTIONS), "heldout_accuracy": report(net)}
     config = {"vocabulary": VOCABULARY, "steps": args.steps, "seed": args.seed, **figures}
     (ASSET / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -20,7 +20,7 @@ from experiments.tiny_model.export import export, scheduler
 from experiments.tiny_model.progress import Progress, load, save
 from experiments.tiny_model.train_vae import as_images
 
-BATCH, PEAK_LR, WARMUP, DECAY_SHARE = 32, 1e-3, 200, 0.35
+BATCH, PEAK_LR, WARMUP, DECAY_SHARE = 32, 1e-3, 200, 0.4
 SNR_CAP, EMPTY_SHARE, EMA, HIDDEN = 5.0, 0.1, 0.998, 96
 EXPORT_MINUTES, SAVE_STEPS = 12.0, 200
 
@@ -166,7 +166,7 @@ def train(steps: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2950)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     train(args.steps, args.seed)
