@@ -23,7 +23,7 @@ def row(path: Path) -> str:
         str(summary["seed"]),
         f"{reward['base']:.3f} → {reward['final']:.3f} ({reward['final'] / reward['base'] - 1:+.0%})",
         f"{match['base']:.3f} → {match['final']:.3f}",
-        *(f"{accuracy[name]['base']:.2f} → {accuracy[name]['final']:.2f}" for name in ("color", "place", "animal")),
+        *(f"{accuracy[name]['base']:.2f} → {accuracy[name]['final']:.2f}" for name in ("colour", "place", "animal")),
         f"{spread['base']:.3f} → {spread['final']:.3f} ({spread['final'] / spread['base']:.0%})",
         str(summary["pairs"]),
         f"{summary['training_seconds']:.0f} s",

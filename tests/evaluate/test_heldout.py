@@ -10,7 +10,7 @@ from raypref.train.scorer import Judgement
 
 def judgement(prompts, grey, scores, right):
     images = torch.tensor(grey, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 3, 3).contiguous()
-    return Judgement(prompts, images, {"reward": torch.tensor(scores)}, {"color": torch.tensor(right)})
+    return Judgement(prompts, images, {"reward": torch.tensor(scores)}, {"colour": torch.tensor(right)})
 
 
 def test_means_errors_and_shares():
@@ -22,7 +22,7 @@ def test_means_errors_and_shares():
     # prompt means 2 and 6: mean 4, standard deviation sqrt(8), standard error sqrt(8 / 2) = 2
     assert found.rewards["reward"].mean == pytest.approx(4.0)
     assert found.rewards["reward"].standard_error == pytest.approx(2.0)
-    assert found.accuracy["color"] == pytest.approx(2 / 3)  # the unasked one does not count
+    assert found.accuracy["colour"] == pytest.approx(2 / 3)  # the unasked one does not count
     # |0 - 51| / 255 = 0.2 and |0 - 102| / 255 = 0.4
     assert found.diversity == pytest.approx(0.3)
     assert (found.prompts, found.images_per_prompt, found.iteration) == (2, 2, 5)
