@@ -56,6 +56,8 @@ TESTS = {
 
 MUTANTS = [
     # The loss: every sign, both arms, the clamp, the penalty, the weight.
+    Mutant("core/losses.py", "rho[WIN] - kl[WIN]", "rho[WIN] - kl[LOSE]"),
+    Mutant("core/losses.py", "rho[LOSE] - kl[LOSE]", "rho[LOSE] + kl[LOSE]"),
     Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * rho_lose"),
     Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * rho_lose.clamp(min=0)"),
     Mutant("core/losses.py", "psi_lambda * F.relu(rho_lose)", "psi_lambda * F.relu(-rho_lose)"),
@@ -75,7 +77,7 @@ MUTANTS = [
     Mutant("core/losses.py", "-F.logsigmoid(margin * batch.weight)", "-F.logsigmoid(margin)"),
     Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "reference.log_ratio(policy, batch.x_s, logp_reduce)"),
     Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "policy.log_ratio(reference, batch.x_s)"),
-    Mutant("core/losses.py", "(rho[WIN] > rho[LOSE]).float()", "(rho[WIN] < rho[LOSE]).float()"),
+    Mutant("core/losses.py", "0.5 + 0.5 * (rho[WIN] - rho[LOSE]).sign()", "0.5 - 0.5 * (rho[WIN] - rho[LOSE]).sign()"),
     Mutant("core/losses.py", '"rho_lose_excess": rho[LOSE] - kl', '"rho_lose_excess": rho[LOSE] + kl'),
     Mutant("core/losses.py", "(kept != rho).all(0)", "(kept == rho).all(0)"),
     # Densities and tables.

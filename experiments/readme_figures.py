@@ -6,10 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from raypref.report import relative_change
 from raypref.run_directory import RunDirectory
 
-HEADER = (
-    "| seed | colourfulness | prompt match | colour right | place right | animal right | diversity | pairs | training |"
+COLUMNS = (
+    *("seed", "colourfulness", "prompt match", "colour right", "place right", "animal right"),
+    *("diversity kept", "of form", "pairs", "training"),
 )
 GAP = 24
 
@@ -18,13 +20,14 @@ def row(path: Path) -> str:
     """One run as a Markdown row."""
     summary = json.loads(RunDirectory(path).summary.read_text())
     reward, match, spread = summary["reward"], summary["prompt_match"], summary["diversity"]
-    accuracy = summary["accuracy"]
+    form, accuracy = summary["form_diversity"], summary["accuracy"]
     cells = [
         str(summary["seed"]),
-        f"{reward['base']:.3f} → {reward['final']:.3f} ({reward['final'] / reward['base'] - 1:+.0%})",
+        f"{reward['base']:.3f} → {reward['final']:.3f} ({relative_change(reward['base'], reward['final']):+.0%})",
         f"{match['base']:.3f} → {match['final']:.3f}",
         *(f"{accuracy[name]['base']:.2f} → {accuracy[name]['final']:.2f}" for name in ("colour", "place", "animal")),
-        f"{spread['base']:.3f} → {spread['final']:.3f} ({spread['final'] / spread['base']:.0%})",
+        f"{spread['final'] / spread['base']:.0%}",
+        f"{form['final'] / form['base']:.0%}",
         str(summary["pairs"]),
         f"{summary['training_seconds']:.0f} s",
     ]
@@ -45,7 +48,7 @@ def before_and_after(path: Path) -> Image.Image:
 if __name__ == "__main__":
     runs = [Path(name) for name in sys.argv[1:]]
     before_and_after(runs[0]).save("docs/before_after.png", optimize=True)
-    print(HEADER)
-    print("|---" * HEADER.count(" | ") + "|---|")
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|---" * len(COLUMNS) + "|")
     for run in runs:
         print(row(run))

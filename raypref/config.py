@@ -5,6 +5,8 @@ import difflib
 import importlib.util
 import inspect
 import json
+import math
+import os
 import re
 import tempfile
 import tomllib
@@ -78,7 +80,14 @@ def load_changed(path: Path, overrides: Sequence[str], allowed: Sequence[str]) -
         address = override.partition("=")[0].strip()
         if address not in allowed and address.partition(".")[0] not in allowed:
             raise ConfigError(f"override {override!r}: an existing run may change only {', '.join(allowed)}")
-    return load_experiment(path, overrides)
+    return load_experiment(path, [_from_here(override) for override in overrides])
+
+
+def _from_here(override: str) -> str:
+    """A prompt file that the user names is theirs, even where the run directory has one of that name."""
+    address, _, name = override.partition("=")
+    is_prompts = address.strip() in ("run.prompts", "run.heldout_prompts") and Path(name.strip()).is_file()
+    return f"{address}={Path(name.strip()).resolve()}" if is_prompts else override
 
 
 def read_toml(path: Path) -> Table:
@@ -88,7 +97,7 @@ def read_toml(path: Path) -> Table:
         hint = nearest(path.name, [found.name for found in near])
         raise ConfigError(f"config file {path}: there is no such file{hint}")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(_read_text(path, "config file"))
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"config file {path}: not valid TOML: {problem}") from None
 
@@ -159,7 +168,7 @@ def read_prompts(field: str, name: str, folder: Path) -> tuple[str, ...]:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ConfigError(f"{field} = {name!r}: no such file; looked for {' and '.join(map(str, places))}")
-    prompts = tuple(line.strip() for line in found.read_text().splitlines() if line.strip())
+    prompts = tuple(line.strip() for line in _read_text(found, field).splitlines() if line.strip())
     if not prompts:
         raise ConfigError(f"{field} = {name!r}: the file holds no prompt; write one a line")
     return prompts
@@ -170,6 +179,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_search(experiment)
     _check_rewards(experiment)
     _check_model(experiment)
+    _check_cluster(experiment)
     _check_batch(experiment)
     _check_output(Path(experiment.run.output_dir))
     _check_tracking(experiment.run.wandb_project)
@@ -191,6 +201,13 @@ def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f": choose from {', '.join(known)}" if known else ""
 
 
+def _read_text(path: Path, field: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{field}: {path} is not readable as UTF-8 text: {problem}") from None
+
+
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -199,6 +216,8 @@ def _toml_value(text: str) -> Any:
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value}: use a finite number")
     try:
         return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as problem:
@@ -208,7 +227,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
 
 def _named(known: Mapping[str, Any], section: str, table: Mapping[str, Any], default: str) -> Any:
     name = table.get("name", default)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{section}.name = {name!r}: there is no such {section}{nearest(str(name), known)}")
     return known[name]
 
@@ -272,14 +291,23 @@ def _check_model(experiment: Experiment) -> None:
             '"stable-diffusion-v1-5/stable-diffusion-v1-5"'
         )
     try:
-        config.torch_device()
         families[config.family].check(config)
-    except (ValueError, RuntimeError) as problem:
-        field = "path" if isinstance(problem, ValueError) else "device"
-        raise ConfigError(f"model.{field} = {getattr(config, field)!r}: {problem}") from None
-    local = experiment.cluster.runtime == "local"
-    if local and config.device.startswith("cuda") and not torch.cuda.is_available():
+    except ValueError as problem:
+        raise ConfigError(f"model.path = {config.path!r}: {problem}") from None
+
+
+def _check_cluster(experiment: Experiment) -> None:
+    config, cluster = experiment.model, experiment.cluster
+    in_process = cluster.runtime == "local"
+    if in_process and config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"model.device = {config.device!r}: this machine has no CUDA device; use auto or cpu")
+
+    starts_here = not in_process and cluster.address == "local" and "RAY_ADDRESS" not in os.environ
+    if starts_here and cluster.total_gpus() > torch.cuda.device_count():
+        raise ConfigError(
+            f"cluster: the run asks for {cluster.total_gpus():g} GPUs (sampler_gpus, reward_gpus, learner_gpus), "
+            f'machine has {torch.cuda.device_count()}; lower them, or join a cluster with cluster.address = "auto"'
+        )
 
 
 def _check_batch(experiment: Experiment) -> None:

@@ -1,6 +1,5 @@
 """What a run would do, counted from its config: before a model loads or an actor starts."""
 
-from raypref.cluster.connect import worker_cpus, worker_gpus
 from raypref.core.types import Search
 from raypref.train.experiment import Experiment
 
@@ -31,5 +30,5 @@ def dry_run(experiment: Experiment) -> dict[str, str]:
         f"(policy and reference, {'shared by' if states == 1 else 'one for each of'} winner and loser)",
         "held-out pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
         "workers": f"{cluster.samplers} samplers, {cluster.reward_workers} reward workers, 1 learner",
-        "reserved": f"{worker_cpus(experiment):g} CPUs, {worker_gpus(experiment):g} GPUs",
+        "reserved": f"{cluster.total_cpus():g} CPUs, {cluster.total_gpus():g} GPUs",
     }

@@ -45,7 +45,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def updated(self, done: int, reward: float, pairs_per_second: float) -> None:
         """After an iteration."""

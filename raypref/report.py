@@ -68,7 +68,12 @@ RATIO_NOTE = (
     "rank, so both rise with drift; the distance between them is what preference training adds."
 )
 GAIN_NOTE = "Mean ΔQ = Q(child) − Q(parent) of all candidates at each branch step; 0 is the noisiest step."
-TIME_NOTE = "Busy seconds of each role in every iteration, against the iteration's wall-clock time."
+TIME_NOTE = "Busy seconds of each role an iteration, and wall-clock time, to which an evaluation before it counts."
+
+
+def relative_change(before: float, after: float) -> float:
+    """Growth as a share of the size of `before`: positive is better, for rewards below zero too."""
+    return (after - before) / abs(before) if before else 0.0
 
 
 def _title(experiment: Experiment, rows: Rows) -> str:
@@ -86,13 +91,14 @@ def _table(evaluations: list[Evaluation]) -> str:
     base, final = evaluations[0], evaluations[-1]
     lines = [
         (name, f"{value.mean:.4f} ± {value.standard_error:.4f}", f"{now.mean:.4f} ± {now.standard_error:.4f}",
-         now.mean / value.mean - 1 if value.mean else 0.0)
+         relative_change(value.mean, now.mean))
         for name, value in base.rewards.items()
         for now in [final.rewards[name]]
     ]  # fmt: skip
     plain = {f"{name} right": (share, final.accuracy[name]) for name, share in base.accuracy.items()}
     plain["diversity"] = (base.diversity, final.diversity)
-    lines += [(name, f"{a:.4f}", f"{b:.4f}", b / a - 1 if a else 0.0) for name, (a, b) in plain.items()]
+    plain["diversity of form"] = (base.form_diversity, final.form_diversity)
+    lines += [(name, f"{a:.4f}", f"{b:.4f}", relative_change(a, b)) for name, (a, b) in plain.items()]
     body = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{before}</td><td>{after}</td><td>{change:+.1%}</td></tr>"
         for name, before, after, change in lines
@@ -154,8 +160,9 @@ def _draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluati
     watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
     watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
     watched["diversity"] = [e.diversity for e in evaluations]
+    watched["diversity of form"] = [e.form_diversity for e in evaluations]
     for label, values in watched.items():
-        right.plot(at, [value / values[0] if values[0] else 1.0 for value in values], marker=".", label=label)
+        right.plot(at, [1 + relative_change(values[0], value) for value in values], marker=".", label=label)
     right.axhline(1, color="#aaa", lw=0.8)
     right.set(xlabel="iteration", ylabel="relative to base")
     _legends(left, right)

@@ -1,4 +1,4 @@
-"""A run from end to end: directory, workers, loop, report. What the command line and `raypref.train` call."""
+"""A run from end to end: directory, workers, loop, report. The Python API: `train`, `resume`, `evaluate_run`."""
 
 import json
 import time
@@ -34,8 +34,8 @@ def train(experiment: Experiment, overwrite: bool = False) -> Path:
     Raises:
         ConfigError: where a run of that name exists and may not be overwritten.
     """
-    directory = RunDirectory.create(experiment, overwrite)
-    return _run(experiment, directory, None)
+    RunDirectory.check_free(experiment, overwrite)
+    return _run(experiment, lambda: RunDirectory.create(experiment), None)
 
 
 RESUMABLE = ("cluster", "checkpoint", "run.iterations")
@@ -52,20 +52,19 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
         ConfigError: where there is nothing to continue, or an override would change what was computed.
     """
     directory = RunDirectory.open(path)
-    experiment = directory.experiment(overrides, RESUMABLE)
+    experiment = directory.changed(overrides, RESUMABLE)
     newest = directory.newest_checkpoint()
     if newest is None:
         raise ConfigError(
             f"run directory {path}: it has no checkpoint yet; start again with `raypref train --overwrite`"
         )
     state = read_checkpoint(newest)
-    if state.iteration >= experiment.run.iterations:
+    if state.iteration >= experiment.run.iterations and directory.summary.exists():
         raise ConfigError(
             f"run directory {path}: all {state.iteration} iterations are done; ask for more with "
             f"run.iterations={2 * state.iteration}"
         )
-    directory.rewind(state.iteration)
-    return _run(experiment, directory, state)
+    return _run(experiment, lambda: directory.rewound(experiment, state.iteration), state)
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
@@ -77,7 +76,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         ConfigError: where there is no checkpoint, or an override does not concern evaluation.
     """
     directory = RunDirectory.open(path)
-    experiment = directory.experiment(overrides, REJUDGEABLE)
+    experiment = directory.changed(overrides, REJUDGEABLE)
     newest = directory.newest_checkpoint()
     if newest is None:
         raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
@@ -90,27 +89,30 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         runtime.close()
     each = experiment.evaluate.images_per_prompt
     evaluation = evaluate(state.iteration, judged, each)
-    directory.save_judgement(evaluation, pictures(judged, each))
+    directory.save_judgement(evaluation, experiment.heldout_prompts, pictures(judged, each))
     return evaluation
 
 
-def _run(experiment: Experiment, directory: RunDirectory, state: TrainState | None) -> Path:
+def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
+    """Starts workers, then prepares the directory: a run that cannot start leaves what was there untouched."""
     started = time.perf_counter()
-    done = 0 if state is None else state.iteration
-    with Display(experiment.run.iterations, done) as display:
+    with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
         display.say(f"{experiment.method.name} on {experiment.model.path}, reward {experiment.reward.name}")
         display.say(f"starting workers ({experiment.cluster.runtime})")
         runtime = start_runtime(experiment)
         try:
             display.say(f"workers ready after {clock(time.perf_counter() - started)}")
-            recorder = Recorder(experiment, directory, display)
-            train_loop(experiment, runtime, recorder, state)
+            directory = prepare()
+            recorder = Recorder(experiment, directory, display, state, started)
+            try:
+                train_loop(experiment, runtime, recorder, state)
+            finally:
+                recorder.close()
             runtime.export_lora(directory.lora)
         finally:
             runtime.close()
-        recorder.close()
-        write_summary(directory, time.perf_counter() - started)
         write_report(directory)
+        write_summary(directory)
         display.say(f"LoRA weights: {directory.lora}")
         display.say(f"report: {directory.report.resolve()}")
     return directory.path
@@ -119,10 +121,19 @@ def _run(experiment: Experiment, directory: RunDirectory, state: TrainState | No
 class Recorder(Observer):
     """Writes what the loop computes into the run directory and onto the display."""
 
-    def __init__(self, experiment: Experiment, directory: RunDirectory, display: Display) -> None:
-        self.experiment, self.directory, self.display = experiment, directory, display
-        self._events = Tracker(experiment.run, directory)
-        self._seconds = 0.0
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: RunDirectory,
+        display: Display,
+        state: TrainState | None,
+        started: float,
+    ) -> None:
+        self.experiment, self.directory, self.display, self.started = experiment, directory, display, started
+        self._events = Tracker(experiment.run, directory, 0 if state is None else state.iteration)
+        self._seconds = 0.0 if state is None else state.seconds
+        earlier = directory.rows(directory.metrics)
+        self._earlier_wall = earlier[-1]["wall_seconds"] if earlier else 0.0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         done = iteration + 1
@@ -131,6 +142,7 @@ class Recorder(Observer):
             "busy_seconds": report.seconds,
             "pairs": pairs,
             "seconds": seconds,
+            "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
         self._events.log(done, {f"train/{name}": value for name, value in report.metrics.items()})
@@ -142,7 +154,10 @@ class Recorder(Observer):
         images, evaluation = pictures(judgements, each), evaluate(iteration, judgements, each)
         self.directory.save_evaluation(evaluation, images)
         figures = {name: estimate.mean for name, estimate in evaluation.rewards.items()}
-        figures |= evaluation.accuracy | {"diversity": evaluation.diversity}
+        figures |= evaluation.accuracy | {
+            "diversity": evaluation.diversity,
+            "form_diversity": evaluation.form_diversity,
+        }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
 
@@ -157,10 +172,10 @@ def describe(evaluation: Evaluation) -> str:
     """An evaluation on one line."""
     facts = [f"{name} {value.mean:.4f} ± {value.standard_error:.4f}" for name, value in evaluation.rewards.items()]
     facts += [f"{name} {share:.2f}" for name, share in evaluation.accuracy.items()]
-    return ", ".join([*facts, f"diversity {evaluation.diversity:.4f}"])
+    return ", ".join([*facts, f"diversity {evaluation.diversity:.4f}", f"of form {evaluation.form_diversity:.4f}"])
 
 
-def write_summary(directory: RunDirectory, wall_seconds: float) -> None:
+def write_summary(directory: RunDirectory) -> None:
     """The run in one JSON file: every held-out figure before (base) and after (final), with its standard error."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
     base, final = evaluations[0], evaluations[-1]
@@ -182,10 +197,11 @@ def write_summary(directory: RunDirectory, wall_seconds: float) -> None:
         "reward": reward(experiment.reward.name),
         **{name: reward(name) for name in names if name != experiment.reward.name},
         "diversity": both(lambda e: e.diversity),
+        "form_diversity": both(lambda e: e.form_diversity),
         "accuracy": {name: both(lambda e, name=name: e.accuracy[name]) for name in base.accuracy},  # type: ignore[misc]
         "heldout_pictures": final.prompts * final.images_per_prompt,
         "pairs": last["pairs"],
         "training_seconds": last["seconds"],
-        "wall_seconds": wall_seconds,
+        "wall_seconds": last["wall_seconds"],
     }
     directory.summary.write_text(json.dumps(summary, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
@@ -15,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from raypref.config import ConfigError, load_changed, resolved
+from raypref.config import ConfigError, build_experiment, load_changed, read_toml, resolved
 from raypref.evaluate.heldout import Estimate, Evaluation
 from raypref.train.checkpoint import checkpoints
 from raypref.train.experiment import Experiment
@@ -41,28 +42,32 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
 
     @classmethod
-    def create(cls, experiment: Experiment, overwrite: bool) -> "RunDirectory":
+    def check_free(cls, experiment: Experiment, overwrite: bool) -> None:
+        """Raises ConfigError where a run of that name exists, unless it may be overwritten."""
+        path = Path(experiment.run.output_dir) / experiment.run.name
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                f"run.name = {experiment.run.name!r}: {path} exists; continue it with `raypref resume {path}`, choose "
+                "another run.name, or pass --overwrite"
+            )
+
+    @classmethod
+    def create(cls, experiment: Experiment) -> "RunDirectory":
         """A new run directory with the resolved config, the prompts, and the versions of everything.
 
-        Raises:
-            ConfigError: where a run of that name exists, unless it may be overwritten.
+        It is made under another name and renamed, so it is there whole or not at all; an older one goes last.
         """
-        directory = cls(Path(experiment.run.output_dir) / experiment.run.name)
-        if directory.config.exists() and not overwrite:
-            raise ConfigError(
-                f"run.name = {experiment.run.name!r}: {directory.path} holds a run; continue it with "
-                f"`raypref resume {directory.path}`, choose another run.name, or pass --overwrite"
-            )
-        if directory.config.exists():
-            shutil.rmtree(directory.path)
-        directory.images.mkdir(parents=True)
-        (directory.path / "prompts.txt").write_text("\n".join(experiment.prompts) + "\n")
-        (directory.path / "heldout_prompts.txt").write_text("\n".join(experiment.heldout_prompts) + "\n")
-        tables = resolved(experiment)
-        tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
-        directory.config.write_text(tomli_w.dumps(tables))
-        (directory.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
-        return directory
+        path = Path(experiment.run.output_dir) / experiment.run.name
+        unfinished = cls(path.with_name(f".{path.name}.{os.getpid()}"))
+        shutil.rmtree(unfinished.path, ignore_errors=True)
+        unfinished.images.mkdir(parents=True)
+        (unfinished.path / "prompts.txt").write_text("\n".join(experiment.prompts) + "\n")
+        (unfinished.path / "heldout_prompts.txt").write_text("\n".join(experiment.heldout_prompts) + "\n")
+        unfinished.write_config(experiment)
+        (unfinished.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(unfinished.path, path)
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -76,9 +81,30 @@ class RunDirectory:
             raise ConfigError(f"run directory {path}: it holds no config.toml; name a folder that `raypref train` made")
         return directory
 
-    def experiment(self, overrides: Sequence[str] = (), allowed: Sequence[str] = ()) -> Experiment:
-        """The experiment that this directory was made for, with overrides of what is allowed to change."""
+    def write_config(self, experiment: Experiment) -> None:
+        """Keeps the resolved config; prompts are the copies beside it, and a local model's folder is absolute."""
+        tables = resolved(experiment)
+        tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
+        if Path(experiment.model.path).is_dir():
+            tables["model"]["path"] = str(Path(experiment.model.path).resolve())
+        replace_text(self.config, tomli_w.dumps(tables))
+
+    def experiment(self) -> Experiment:
+        """The experiment that this directory was made for, whether or not it could run here."""
+        return build_experiment(read_toml(self.config), self.path)
+
+    def changed(self, overrides: Sequence[str], allowed: Sequence[str]) -> Experiment:
+        """The same with overrides of what is allowed to change, checked to run here."""
         return load_changed(self.config, overrides, allowed)
+
+    def rewound(self, experiment: Experiment, iteration: int) -> "RunDirectory":
+        """This directory, ready to go on after `iteration`: later rows, which will be computed again, are forgotten."""
+        self.write_config(experiment)
+        self.summary.unlink(missing_ok=True)
+        for file in (self.metrics, self.evaluations):
+            kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
+            replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+        return self
 
     def append(self, file: Path, row: dict[str, Any]) -> None:
         """Adds a JSON line."""
@@ -86,14 +112,9 @@ class RunDirectory:
             lines.write(json.dumps(row) + "\n")
 
     def rows(self, file: Path) -> list[dict[str, Any]]:
-        """The JSON lines of a file, oldest first."""
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def rewind(self, iteration: int) -> None:
-        """Forgets rows later than the state after `iteration` iterations, which a resumed run computes again."""
-        for file in (self.metrics, self.evaluations):
-            kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
-            file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        """The JSON lines of a file, oldest first; a last line that a kill has torn does not count."""
+        lines = file.read_text().split("\n") if file.exists() else []
+        return [json.loads(line) for line in lines[:-1]]
 
     def all_evaluations(self) -> list[Evaluation]:
         """Every evaluation so far, oldest first."""
@@ -107,9 +128,11 @@ class RunDirectory:
         self.append(self.evaluations, dataclasses.asdict(evaluation))
         picture_grid(images[:GRID_ROWS]).save(self.grid(evaluation.iteration))
 
-    def save_judgement(self, evaluation: Evaluation, images: UInt8[Tensor, "P n height width 3"]) -> None:
+    def save_judgement(
+        self, evaluation: Evaluation, prompts: tuple[str, ...], images: UInt8[Tensor, "P n height width 3"]
+    ) -> None:
         """Keeps an evaluation that was asked for apart from training: a row in `judged.jsonl`, and its grid."""
-        self.append(self.judged, dataclasses.asdict(evaluation))
+        self.append(self.judged, dataclasses.asdict(evaluation) | {"heldout_prompts": prompts})
         picture_grid(images).save(self.images / f"judged-{len(self.rows(self.judged)):03d}.png")
 
     def grid(self, iteration: int) -> Path:
@@ -120,6 +143,13 @@ class RunDirectory:
         """The newest complete checkpoint."""
         found = checkpoints(self.checkpoints)
         return found[-1] if found else None
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    os.replace(unfinished, file)
 
 
 def picture_grid(images: UInt8[Tensor, "P n height width 3"]) -> Image.Image:

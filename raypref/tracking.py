@@ -9,7 +9,7 @@ from raypref.train.experiment import RunConfig
 class Tracker:
     """Writes scalars. W&B mirrors the TensorBoard events, so both show the same curves."""
 
-    def __init__(self, run: RunConfig, directory: RunDirectory) -> None:
+    def __init__(self, run: RunConfig, directory: RunDirectory, done: int) -> None:
         self._wandb = None
         if run.wandb_project:
             import wandb  # an optional extra; the config check has made sure that it is there
@@ -17,7 +17,7 @@ class Tracker:
             self._wandb = wandb.init(
                 project=run.wandb_project, name=run.name, dir=directory.path, sync_tensorboard=True
             )
-        self._events = SummaryWriter(str(directory.tensorboard))
+        self._events = SummaryWriter(str(directory.tensorboard), purge_step=done + 1 if done else None)
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
         """One point of every curve."""

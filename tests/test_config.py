@@ -40,7 +40,7 @@ BROKEN = [
     (["run.iterations=0"], "run.iterations = 0: use 1 or more."),
     (["run.seed=true"], "run.seed = True: input should be a valid integer"),
     (["run.lag=2"], "run.lag = 2: use 0 (strictly on-policy) or 1"),
-    (["run.name=a/b"], "run.name = 'a/b': use a plain folder name."),
+    (["run.name=a/b"], "run.name = 'a/b': use a plain folder name"),
     (["run.prompts=nowhere.txt"], "run.prompts = 'nowhere.txt': no such file; looked for"),
     (["run.prompts=empty.txt"], "run.prompts = 'empty.txt': the file holds no prompt; write one a line"),
     (['run.heldout_prompts=""'], 'run.heldout_prompts = "": name a text file with one prompt a line'),
@@ -80,6 +80,13 @@ BROKEN = [
     (["model.path=tinny"], "model.path = 'tinny': neither \"tiny\", nor an existing folder, nor a hub id"),
     (["model.path=."], "is no diffusers folder: it has no model_index.json."),
     (["model.device=gpu"], "model.device = 'gpu':"),
+    (["model.device=meta"], "model.device = 'meta': use auto, cpu, cuda, or cuda:0"),
+    (["cluster.sampler_gpus=1.0"], "cluster: the run asks for 1 GPUs (sampler_gpus, reward_gpus, learner_gpus)"),
+    (["cluster.sampler_gpus=1.5"], "cluster.sampler_gpus = 1.5: use a share of one GPU, or a whole number."),
+    (["optimizer.adam_beta1=1.5"], "optimizer.adam_beta1 = 1.5: use 0 or more, and less than 1."),
+    (["method.beta=inf"], "method.beta = inf: use a finite number"),
+    (["method.name=[1]"], "method.name = [1]: there is no such method"),
+    (["run.prompts=latin.txt"], "latin.txt is not readable as UTF-8 text"),
     (["model.device=cuda", "cluster.runtime=local"], "model.device = 'cuda': this machine has no CUDA device"),
     (["model.family=sd99"], "model.family = 'sd99'"),
     (["model.lora_rank=0"], "model.lora_rank = 0: use 1 or more"),
@@ -95,6 +102,7 @@ BROKEN = [
 def config(tmp_path, monkeypatch, random_model):
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n\n")
     (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "latin.txt").write_bytes("ein Bär\n".encode("latin-1"))
     path = tmp_path / "good.toml"
     path.write_text(GOOD.format(output=tmp_path / "runs", model=random_model))
     monkeypatch.chdir(tmp_path)

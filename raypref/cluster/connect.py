@@ -8,20 +8,8 @@ import ray
 from raypref.train.experiment import Experiment
 
 
-def worker_cpus(experiment: Experiment) -> float:
-    """CPUs that all workers of a run reserve."""
-    cluster = experiment.cluster
-    return cluster.worker_cpus * (cluster.samplers + cluster.reward_workers + 1)
-
-
-def worker_gpus(experiment: Experiment) -> float:
-    """GPUs that all workers of a run reserve."""
-    cluster = experiment.cluster
-    return cluster.samplers * cluster.sampler_gpus + cluster.reward_workers * cluster.reward_gpus + cluster.learner_gpus
-
-
 def connect(experiment: Experiment) -> bool:
-    """Joins the cluster that cluster.address or RAY_ADDRESS names, else starts one here. True where it started one.
+    """Joins the cluster that cluster.address names, or starts one here. True where it started one.
 
     A cluster started here offers enough CPU slots for every worker, however few cores there are: a laptop is slow, not
     stuck.
@@ -29,15 +17,15 @@ def connect(experiment: Experiment) -> bool:
     if ray.is_initialized():
         return False
     address = experiment.cluster.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        address = os.environ.get("RAY_ADDRESS", "local")  # set inside a job
     if address != "local":
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default; unset, it warns
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(worker_cpus(experiment))),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(experiment.cluster.total_cpus())),
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from raypref.train.chunk import Chunk
 
@@ -31,12 +31,13 @@ class Silence(RuntimeError):
 
 
 class Pool:
-    """Feeds jobs to actors, at most `slots` at a time on each."""
+    """Feeds jobs to actors, at most `slots` at a time on each; a lost actor gets none until it answers a ping."""
 
     def __init__(self, actors: list[Any], slots: int, timeout: float) -> None:
         self.actors, self.slots, self.timeout = actors, slots, timeout
         self._queue: deque[Job] = deque()
         self._running: dict[Any, tuple[Job, int, Any]] = {}  # receipt -> job, actor index, result
+        self._pings: dict[Any, int] = {}  # ping -> actor index, of actors that were lost
         self._load: Counter[int] = Counter()
 
     def submit(self, jobs: list[Job]) -> None:
@@ -47,27 +48,31 @@ class Pool:
     def wait_jobs(self, jobs: list[Job]) -> list[Any]:
         """References to the answers of all jobs, in their order."""
         while any(job.result is None for job in jobs):
-            self._pump([])
+            self._pump([], "")
         return [job.result for job in jobs]
 
-    def wait_other(self, reference: Any) -> Any:
-        """The value of a reference that is not the pool's, while the pool goes on."""
-        while reference not in self._pump([reference]):
+    def wait_other(self, reference: Any, name: str) -> Any:
+        """The value of a reference that is not the pool's, while the pool goes on; `name` says whose answer it is."""
+        while reference not in self._pump([reference], name):
             pass
         return ray.get(reference)
 
-    def _pump(self, others: list[Any]) -> list[Any]:
+    def _pump(self, others: list[Any], name: str) -> list[Any]:
         """Waits for one thing to happen; the ready ones of `others`.
 
         Raises:
             Silence: naming what was waited for.
         """
-        ready, _ = ray.wait([*others, *self._running], num_returns=1, timeout=self.timeout)
+        ready, _ = ray.wait([*others, *self._running, *self._pings], num_returns=1, timeout=self.timeout)
         if not ready:
-            names = [job.chunk.name for job, _, _ in self._running.values()] or ["the learner"]
-            raise Silence(f"no answer for {self.timeout:g} s from: {'; '.join(names)} (cluster.timeout)")
-        for receipt in [reference for reference in ready if reference in self._running]:
-            self._settle(receipt)
+            waiting = ([name] if name else []) + [job.chunk.name for job, _, _ in self._running.values()]
+            waiting += [f"sampler {actor}, lost and not back" for actor in self._pings.values()]
+            raise Silence(f"no answer for {self.timeout:g} s from: {'; '.join(waiting)} (cluster.timeout)")
+        for reference in ready:
+            if reference in self._running:
+                self._settle(reference)
+            elif reference in self._pings:
+                self._welcome(reference)
         self._feed()
         return [reference for reference in ready if reference in others]
 
@@ -76,20 +81,34 @@ class Pool:
         self._load[actor] -= 1
         try:
             ray.get(receipt)
+        except RayTaskError:  # raised inside the job, even where its cause is another actor's death
+            raise
         except RayActorError as lost:
             if job.attempts >= MAX_ATTEMPTS:
                 raise RuntimeError(
                     f"{job.chunk.name} has lost {job.attempts} samplers; the last said: {lost}"
                 ) from lost
             self._queue.appendleft(job)
+            self._ping(actor)
             return
         job.result = result
 
+    def _ping(self, actor: int) -> None:
+        if actor not in self._pings.values():
+            self._pings[self.actors[actor].ready.options(max_task_retries=-1).remote()] = actor
+
+    def _welcome(self, ping: Any) -> None:
+        """A lost actor has restarted and loaded its model; an error here means that it never will."""
+        ray.get(ping)
+        del self._pings[ping]
+
     def _feed(self) -> None:
         while self._queue:
-            actor = min(range(len(self.actors)), key=lambda index: self._load[index])
-            if self._load[actor] >= self.slots:
+            present = [index for index in range(len(self.actors)) if index not in self._pings.values()]
+            free = [index for index in present if self._load[index] < self.slots]
+            if not free:
                 return
+            actor = min(free, key=lambda index: self._load[index])
             job = self._queue.popleft()
             job.attempts += 1
             call = getattr(self.actors[actor], job.method).options(num_returns=2)

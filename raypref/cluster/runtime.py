@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError
 
-from raypref.cluster.connect import connect, worker_cpus, worker_gpus
+from raypref.cluster.connect import connect
 from raypref.cluster.pool import Job, Pool
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
@@ -23,33 +23,58 @@ class RayRuntime(Runtime):
     sampler to learner, weights from learner to samplers, each version once through the object store."""
 
     def __init__(self, experiment: Experiment) -> None:
+        """Starts every worker, and waits until each has loaded its model.
+
+        Raises:
+            TimeoutError: where they did not start in time.
+        """
         self.experiment = experiment
+        self._workers: list[Any] = []
         self._owns_cluster = connect(experiment)
-        cluster = experiment.cluster
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        cluster = self.experiment.cluster
         self.scorers = [
-            self._spawn(ScorerWorker, cluster.reward_gpus, max_restarts=-1, max_task_retries=2).remote(experiment)
+            self._spawn(ScorerWorker, cluster.reward_gpus, self.experiment, max_restarts=-1, max_task_retries=2)
             for _ in range(cluster.reward_workers)
         ]
+        slots = cluster.chunks_in_flight
         self.samplers = [
             self._spawn(
-                SamplerWorker, cluster.sampler_gpus, max_restarts=-1, max_concurrency=cluster.chunks_in_flight
-            ).remote(experiment, self.scorers)
+                SamplerWorker,
+                cluster.sampler_gpus,
+                self.experiment,
+                self.scorers,
+                max_restarts=-1,
+                max_concurrency=slots,
+            )
             for _ in range(cluster.samplers)
         ]
-        self.learner = self._spawn(LearnerWorker, cluster.learner_gpus).remote(experiment)
+        self.learner = self._spawn(LearnerWorker, cluster.learner_gpus, self.experiment)
         self._await_workers()
-        self.pool = Pool(self.samplers, cluster.chunks_in_flight, cluster.timeout)
+        self.pool = Pool(self.samplers, slots, cluster.timeout)
         self._jobs: dict[int, list[Job]] = {}
         self._weights: dict[int, Any] = {0: self.learner.weights.remote(0)}
 
-    def _spawn(self, worker: type, gpus: float, **options: Any) -> Any:
+    def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
         threads = str(self.experiment.run.num_threads)
-        return ray.remote(worker).options(
-            num_cpus=self.experiment.cluster.worker_cpus,
-            num_gpus=gpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-            **options,
+        actor = (
+            ray.remote(worker)
+            .options(
+                num_cpus=self.experiment.cluster.worker_cpus,
+                num_gpus=gpus,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+                **options,
+            )
+            .remote(*arguments)
         )
+        self._workers.append(actor)
+        return actor
 
     def _await_workers(self) -> None:
         """Waits until every worker has loaded its model.
@@ -57,15 +82,16 @@ class RayRuntime(Runtime):
         Raises:
             TimeoutError: with what the run asks for and what the cluster has.
         """
+        cluster = self.experiment.cluster
         try:
             ray.get(
-                [worker.ready.remote() for worker in (*self.scorers, *self.samplers, self.learner)],
-                timeout=self.experiment.cluster.timeout,
+                [worker.ready.remote() for worker in self._workers],
+                timeout=cluster.timeout,
             )
         except GetTimeoutError:
             raise TimeoutError(
-                f"not all workers started within {self.experiment.cluster.timeout:g} s (cluster.timeout). The run asks "
-                f"for {worker_cpus(self.experiment):g} CPUs and {worker_gpus(self.experiment):g} GPUs; the cluster has "
+                f"not all workers started within {cluster.timeout:g} s (cluster.timeout). The run asks "
+                f"for {cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the cluster has "
                 f"{ray.cluster_resources()}, of which free: {ray.available_resources()}"
             ) from None
 
@@ -75,7 +101,7 @@ class RayRuntime(Runtime):
 
     def update(self, iteration: int) -> UpdateReport:
         rollouts = self.pool.wait_jobs(self._jobs.pop(iteration))
-        report = unpack(self.pool.wait_other(self.learner.update.remote(iteration, *rollouts)))
+        report = unpack(self.pool.wait_other(self.learner.update.remote(iteration, *rollouts), "the learner"))
         self._weights[iteration + 1] = self.learner.weights.remote(iteration + 1)
         for old in [version for version in self._weights if version < iteration + 1 - self.experiment.run.lag]:
             del self._weights[old]
@@ -87,15 +113,15 @@ class RayRuntime(Runtime):
         return [unpack(packed) for packed in ray.get(self.pool.wait_jobs(jobs))]
 
     def state(self) -> LearnerState:
-        return unpack(self.pool.wait_other(self.learner.state.remote()))
+        return unpack(self.pool.wait_other(self.learner.state.remote(), "the learner"))
 
     def restore(self, state: LearnerState) -> None:
-        self.pool.wait_other(self.learner.restore.remote(pack(state)))
+        self.pool.wait_other(self.learner.restore.remote(pack(state)), "the learner")
         self._weights = {version: self.learner.weights.remote(version) for version in state.history}
 
     def export_lora(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.pool.wait_other(self.learner.lora_files.remote()).items():
+        for name, content in self.pool.wait_other(self.learner.lora_files.remote(), "the learner").items():
             (folder / name).write_bytes(content)
 
     def close(self) -> None:
@@ -103,5 +129,5 @@ class RayRuntime(Runtime):
         if self._owns_cluster:
             ray.shutdown()
             return
-        for worker in (*self.samplers, *self.scorers, self.learner):
+        for worker in self._workers:
             ray.kill(worker)

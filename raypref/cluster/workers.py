@@ -39,7 +39,8 @@ class RemoteScoring(Scoring):
     """Reward workers, taken in turn."""
 
     def __init__(self, workers: list[Any], timeout: float) -> None:
-        self.turns, self.timeout = itertools.cycle(workers), timeout
+        # Half the driver's patience: the sampler's error, which knows the cause, comes first.
+        self.turns, self.timeout = itertools.cycle(workers), timeout / 2
 
     def score(self, request: ScoreRequest) -> Scores:
         return self._get(next(self.turns).score.remote(pack(request)))
@@ -52,7 +53,7 @@ class RemoteScoring(Scoring):
             return unpack(ray.get(reference, timeout=self.timeout))
         except ray.exceptions.GetTimeoutError:
             raise TimeoutError(
-                f"a reward worker gave no answer for {self.timeout:g} s; is the reward that slow? (cluster.timeout)"
+                f"a reward worker gave no answer for {self.timeout:g} s (half of cluster.timeout): is it that slow?"
             ) from None
 
 

@@ -32,18 +32,18 @@ def stepwise_dpo(
     beta: float,
     psi_lambda: float = 0.0,
     psi_sign: PsiSign = "intended",
-    ratio_clip_eps: float | None = None,
+    ratio_clip_eps: float = 0.0,
     logp_reduce: Reduce = "mean",
 ) -> Loss:
     """-log sigmoid(z),  z = beta (clip(rho_w) - clip(rho_l)) - lambda relu(rho_l),  rho = log policy / reference.
 
     D3PO (arXiv:2311.13231) writes the first term, RDPO adds the second. `policy` and `reference` hold means [M B C H
-    W], M = 1 for a shared parent. `ratio_clip_eps` clamps rho to [log(1 - eps), log(1 + eps)] as D3PO's code clamps
-    the ratio; the penalty sees the unclamped rho_l, or its gradient would vanish where it is needed.
+    W], M = 1 for a shared parent. `ratio_clip_eps` above 0 clamps rho to [log(1 - eps), log(1 + eps)] as D3PO's code
+    clamps the ratio; the penalty sees the unclamped rho_l, or its gradient would vanish where it is needed.
     """
     rho = policy.log_ratio(reference, batch.x_s, logp_reduce)  # [2 B]
     kept = rho
-    if ratio_clip_eps is not None:
+    if ratio_clip_eps > 0:
         kept = rho.clamp(math.log(1 - ratio_clip_eps), math.log(1 + ratio_clip_eps))
     margin = beta * (kept[WIN] - kept[LOSE]) - psi_penalty(rho[LOSE], psi_lambda, psi_sign)
     kl = policy.kl(reference, logp_reduce).expand_as(rho)  # of each arm's own parent
@@ -51,7 +51,7 @@ def stepwise_dpo(
         "rho_win": rho[WIN],
         "rho_lose": rho[LOSE],
         "margin": margin,
-        "accuracy": (rho[WIN] > rho[LOSE]).float(),
+        "accuracy": 0.5 + 0.5 * (rho[WIN] - rho[LOSE]).sign(),
         "kl": kl.mean(0),
         "rho_win_excess": rho[WIN] - kl[WIN],
         "rho_lose_excess": rho[LOSE] - kl[LOSE],

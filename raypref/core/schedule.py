@@ -27,6 +27,8 @@ class Schedule:
     steps_offset: int = 1
 
     def __post_init__(self) -> None:
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type = {self.prediction_type!r}: epsilon and v_prediction are supported.")
         if not bool(((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all()):
             raise ValueError(
                 "alphas_cumprod must lie strictly between 0 and 1: a schedule rescaled to zero terminal SNR has no "

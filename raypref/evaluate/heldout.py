@@ -30,6 +30,8 @@ class Evaluation:
     """Attribute -> share of the pictures that show what the prompt asks."""
     diversity: float
     """See `diversity`."""
+    form_diversity: float
+    """See `form_diversity`."""
 
 
 def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int) -> Evaluation:
@@ -46,6 +48,7 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
         rewards={name: _estimate(gather(name, "scores"), count) for name in judgements[0].scores},
         accuracy={name: float(gather(name, "accuracy").nanmean()) for name in judgements[0].accuracy},
         diversity=diversity(pictures(judgements, images_per_prompt)),
+        form_diversity=form_diversity(pictures(judgements, images_per_prompt)),
     )
 
 
@@ -60,7 +63,19 @@ def diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
 
     0 where every picture of a prompt is the same: the collapse that a rising reward can hide.
     """
-    values = images.float().flatten(2) / 255  # [P n pixels]
+    return _spread(images.float().flatten(2) / 255)
+
+
+def form_diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
+    """The same on grey pictures standardised to mean 0 and standard deviation 1.
+
+    Stronger colour or contrast raises `diversity` by itself; this sees only whether the forms still differ.
+    """
+    grey = images.float().mean(-1).flatten(2)  # [P n pixels]
+    return _spread((grey - grey.mean(-1, keepdim=True)) / grey.std(-1, keepdim=True).clamp(min=1.0))
+
+
+def _spread(values: Float[Tensor, "P n pixels"]) -> float:
     copies = values.shape[1]
     first, second = torch.triu_indices(copies, copies, offset=1)
     return float((values[:, first] - values[:, second]).abs().mean())
@@ -68,5 +83,6 @@ def diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
 
 def _estimate(scores: Float[Tensor, " N"], prompts: int) -> Estimate:
     means = scores.unflatten(0, (prompts, -1)).nanmean(1)
-    error = float(means.std() / prompts**0.5) if prompts > 1 else 0.0
-    return Estimate(float(means.mean()), error)
+    known = means[~means.isnan()]
+    error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else 0.0
+    return Estimate(float(known.mean()), error)

@@ -24,4 +24,4 @@ class D3PO(StepwiseDPO):
     paper: ClassVar[str] = "arXiv:2311.13231"
 
     search: Search = Search(shape="chain", step_reward="final", same_start=True, steps=tuple(range(20)))
-    ratio_clip_eps: float | None = 0.1
+    ratio_clip_eps: float = 0.1

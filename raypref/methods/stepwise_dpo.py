@@ -26,8 +26,8 @@ class StepwiseDPO(Method):
     """Weight of RDPO's penalty on the loser's log-ratio, not multiplied by beta; 0 switches it off."""
     psi_sign: PsiSign = "intended"
     """intended: a loser above the reference is penalised, as RDPO's text says. printed: eq. 9 literally."""
-    ratio_clip_eps: float | None = None
-    """Clamps rho to [log(1 - eps), log(1 + eps)]; the penalty stays unclamped."""
+    ratio_clip_eps: float = 0.0
+    """Clamps rho to [log(1 - eps), log(1 + eps)]; the penalty stays unclamped; 0 switches it off."""
     logp_reduce: Reduce = "mean"
     """How log-probabilities are reduced over the latent's dimensions; published betas assume the mean."""
 
@@ -36,8 +36,8 @@ class StepwiseDPO(Method):
             raise ValueError(f"beta = {self.beta}: use a positive number, such as 0.1.")
         if self.psi_lambda < 0:
             raise ValueError(f"psi_lambda = {self.psi_lambda}: use 0 (off) or more; psi_sign chooses the sign.")
-        if self.ratio_clip_eps is not None and not 0 < self.ratio_clip_eps < 1:
-            raise ValueError(f"ratio_clip_eps = {self.ratio_clip_eps}: use a number between 0 and 1, such as 0.1.")
+        if not 0 <= self.ratio_clip_eps < 1:
+            raise ValueError(f"ratio_clip_eps = {self.ratio_clip_eps}: use 0 (off) or a number below 1, such as 0.1.")
 
     def supervise(self, rollout: Rollout) -> Transitions:
         """See `best_vs_worst`."""

@@ -1,5 +1,6 @@
 """What raypref knows of a diffusion model: a denoiser that is trained, and a decoder that makes pictures."""
 
+import re
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class ModelConfig:
     """The hub revision (commit, tag or branch) to pin."""
     device: str = "auto"
     """A torch device; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32. float16 is
+    not offered: gradients of a mean over a latent underflow in it."""
     lora_rank: int = 4
     lora_alpha: int = 4
     """The adapter is scaled by lora_alpha / lora_rank."""
@@ -41,6 +43,9 @@ class ModelConfig:
         for name in ("lora_rank", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: use 1 or more, such as 4.")
+        device = "cpu" if self.device == "auto" else self.device
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError(f"device = {self.device!r}: use auto, cpu, cuda, or cuda:0 and so on.")
         if not self.lora_target_modules:
             raise ValueError('lora_target_modules is empty: name at least one layer, such as "to_q".')
 
@@ -54,7 +59,7 @@ class ModelConfig:
         return torch.device(self.device)
 
     def torch_dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
 
 
 class Denoiser(ABC):

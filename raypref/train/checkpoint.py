@@ -21,7 +21,7 @@ class TrainState:
     pairs: int
     """Pairs trained on so far."""
     seconds: float
-    """Wall-clock seconds of training so far."""
+    """Wall-clock seconds from the first rollout on, evaluations and checkpoints on the way included."""
     learner: LearnerState
 
 

@@ -1,5 +1,6 @@
 """One run as a value: every setting, checked before a model loads or an actor starts."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,8 +56,12 @@ class RunConfig:
             f"it must divide prompts_per_iteration = {self.prompts_per_iteration}; the nearest that does is "
             f"{nearest_divisor(self.prompts_per_iteration, self.chunk_size)}.",
         )
-        require(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), "name", self.name,
-                "use a plain folder name.")  # fmt: skip
+        require(
+            re.fullmatch(r"\w[\w.+=-]*", self.name) is not None,
+            "name",
+            self.name,
+            "use a plain folder name: letters, digits and . _ + = -",
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "use a positive number, such as 3e-5.")
+        for name in ("adam_beta1", "adam_beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "use 0 or more, and less than 1.")
+        require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "use a positive number, such as 1e-8.")
+        require(self.adam_weight_decay >= 0, "adam_weight_decay", self.adam_weight_decay, "use 0 or more.")
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "use a positive number, such as 1.0.")
         for name in ("batch_size", "micro_batch_size", "num_inner_epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
@@ -157,8 +166,8 @@ class ClusterConfig:
 
     runtime: Literal["ray", "local"] = "ray"
     """ray: actors. local: one process without Ray, for debugging; the same numbers."""
-    address: str = "auto"
-    """auto: join the cluster of RAY_ADDRESS or the job, else start one here. Or an address."""
+    address: str = "local"
+    """local: start a cluster here (in a Ray job: join the job's). auto: join the one that runs here. Or its address."""
     samplers: int = 1
     reward_workers: int = 1
     chunks_in_flight: int = 2
@@ -176,7 +185,18 @@ class ClusterConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
         for name in ("sampler_gpus", "reward_gpus", "learner_gpus", "worker_cpus"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "use 0 or more.")
+        for name in ("sampler_gpus", "reward_gpus", "learner_gpus"):
+            gpus = getattr(self, name)
+            require(gpus <= 1 or gpus == int(gpus), name, gpus, "use a share of one GPU, or a whole number.")
         require(self.timeout > 0, "timeout", self.timeout, "use a positive number of seconds.")
+
+    def total_cpus(self) -> float:
+        """CPUs that all workers reserve."""
+        return self.worker_cpus * (self.samplers + self.reward_workers + 1)
+
+    def total_gpus(self) -> float:
+        """GPUs that all workers reserve."""
+        return self.samplers * self.sampler_gpus + self.reward_workers * self.reward_gpus + self.learner_gpus
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ class Learner:
         offered = rollout.value.shape[0] * rollout.value.shape[2]
         metrics |= {
             "reward": float(_last_scores(rollout).nanmean()),
-            "reward_win": float(pairs.credit[0].mean()),
-            "reward_lose": float(pairs.credit[1].mean()),
+            "credit_win": float(pairs.credit[0].mean()),
+            "credit_lose": float(pairs.credit[1].mean()),
             "dropped_pairs": float(offered - len(pairs)),
         }
         return UpdateReport(

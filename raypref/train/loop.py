@@ -16,7 +16,7 @@ class Observer(ABC):
 
     @abstractmethod
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
-        """After the updates of an iteration; `pairs` and `seconds` are totals of the run."""
+        """After an iteration; `pairs` and `seconds` (evaluations on the way included) are totals of the run."""
 
     @abstractmethod
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
@@ -40,13 +40,13 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
     else:
         runtime.restore(resumed.learner)
     last, requested = experiment.run.iterations, first
+    started = time.perf_counter() - seconds
     for iteration in range(first, last):
-        started = time.perf_counter()
         while requested <= min(iteration + experiment.run.lag, last - 1):
             runtime.request(requested, rollout_chunks(experiment, requested), experiment.policy_version(requested))
             requested += 1
         report = runtime.update(iteration)
-        pairs, seconds, done = pairs + report.pairs, seconds + time.perf_counter() - started, iteration + 1
+        pairs, seconds, done = pairs + report.pairs, time.perf_counter() - started, iteration + 1
         observer.updated(iteration, report, pairs, seconds)
         if done == last or (experiment.evaluate.every and done % experiment.evaluate.every == 0):
             observer.pictured(done, runtime.picture(evaluation_chunks(experiment), done))

@@ -59,7 +59,7 @@ class LocalScoring(Scoring):
 
 
 class LocalRuntime(Runtime):
-    """All roles in this process, one after the other: for debugging, for tests, and where there is no Ray."""
+    """All roles in this process, one after the other: for debugging and for tests."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.learner = build_learner(experiment)

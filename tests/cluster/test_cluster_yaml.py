@@ -5,7 +5,6 @@ from pathlib import Path
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from raypref.cluster.connect import worker_gpus
 from raypref.config import load_experiment
 
 CLUSTER = yaml.safe_load(Path("cluster.yaml").read_text())
@@ -22,7 +21,7 @@ def test_groups_are_ordered_and_bounded():
         assert 0 <= kind["min_workers"] <= kind["max_workers"]
     assert sum(kind["max_workers"] for kind in workers.values()) <= CLUSTER["max_workers"]
     assert types["head"]["resources"] == {"CPU": 0}
-    assert "InstanceMarketOptions" not in types["learner"]["node_config"]
+    assert "InstanceMarketOptions" not in types["on_demand"]["node_config"]
 
 
 def test_the_gpu_experiment_fits():
@@ -30,4 +29,4 @@ def test_the_gpu_experiment_fits():
         kind["resources"].get("GPU", 0) * kind.get("max_workers", 0)
         for kind in CLUSTER["available_node_types"].values()
     )
-    assert worker_gpus(load_experiment(Path("experiments/sd15_aesthetic.toml").resolve())) <= offered
+    assert load_experiment(Path("experiments/sd15_aesthetic.toml").resolve()).cluster.total_gpus() <= offered

@@ -16,7 +16,17 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 
 
 class Echo:
-    """Stands in for a sampler: answers with the chunk's name; dies or sleeps when told."""
+    """Stands in for a sampler: slow to start, answers with the chunk's name; dies, fails or sleeps when told."""
+
+    def __init__(self, friend=None):
+        self.friend = friend
+        time.sleep(1)
+
+    def ready(self):
+        return True
+
+    def ask_friend(self, chunk, weights):
+        return ray.get(self.friend.rollout.remote(chunk, weights)), chunk.name
 
     def rollout(self, chunk, weights):
         if weights and not os.path.exists(weights):
@@ -51,7 +61,7 @@ def test_the_pool_goes_on_while_the_driver_waits_for_another(ray_cluster):
     workers = actors(2)
     pool, work = Pool(workers, slots=1, timeout=60.0), jobs(4)
     pool.submit(work)
-    assert pool.wait_other(workers[0].square.remote(3)) == 9
+    assert pool.wait_other(workers[0].square.remote(3), "the square") == 9
     assert ray.get(pool.wait_jobs(work)) == [f"chunk {index}" for index in range(4)]
 
 
@@ -60,6 +70,15 @@ def test_a_lost_workers_job_is_done_again(ray_cluster, tmp_path):
     pool.submit(work)
     assert ray.get(pool.wait_jobs(work)) == ["chunk 0", "chunk 1", "chunk 2"]
     assert (tmp_path / "died").exists()
+
+
+def test_another_actors_death_inside_a_job_is_not_the_samplers_own(ray_cluster, tmp_path):
+    (friend,) = actors(1)
+    pool = Pool([ray.remote(Echo).options(num_cpus=0).remote(friend)], slots=1, timeout=60.0)
+    work = jobs(1, str(tmp_path / "died"), method="ask_friend")
+    pool.submit(work)
+    with pytest.raises(ray.exceptions.RayTaskError, match="ask_friend"):
+        pool.wait_jobs(work)
 
 
 def test_silence_is_an_error_that_names_the_chunk(ray_cluster):

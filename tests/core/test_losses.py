@@ -79,7 +79,7 @@ def oracle_losses(
     beta: float,
     psi_lambda: float = 0.0,
     psi_sign: str = "intended",
-    ratio_clip_eps: float | None = None,
+    ratio_clip_eps: float = 0.0,
     logp_reduce: str = "mean",
 ) -> list[float]:
     losses = []
@@ -87,7 +87,7 @@ def oracle_losses(
         # Psi = min(0, log pi_ref(l) / pi_theta(l)); printed: z - lambda Psi; intended: z + lambda Psi
         psi = min(0.0, -rho_l)
         ratio_w, ratio_l = math.exp(rho_w), math.exp(rho_l)
-        if ratio_clip_eps is not None:
+        if ratio_clip_eps > 0:
             ratio_w = min(max(ratio_w, 1 - ratio_clip_eps), 1 + ratio_clip_eps)
             ratio_l = min(max(ratio_l, 1 - ratio_clip_eps), 1 + ratio_clip_eps)
         z = beta * (math.log(ratio_w) - math.log(ratio_l))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raypref.evaluate.heldout import diversity, evaluate, pictures
+from raypref.evaluate.heldout import diversity, evaluate, form_diversity, pictures
 from raypref.run_directory import picture_grid
 from raypref.train.scorer import Judgement
 
@@ -34,6 +34,18 @@ def test_diversity_is_zero_for_copies_and_counts_every_pair():
     one_differs = same.clone()
     one_differs[:, 0] = 7 + 51  # pairs 01 and 02 differ by 0.2, pair 12 by 0
     assert diversity(one_differs) == pytest.approx(0.2 * 2 / 3)
+
+
+def test_diversity_of_form_is_blind_to_colour_and_contrast():
+    grey = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4, 1).expand(1, 2, 4, 4, 3).clone()
+    grey[:, 1] = grey[:, 1].flip(1)
+    stronger = grey * 3 + 20
+    tinted = grey.clone()
+    tinted[..., 0] += 30
+    assert diversity(stronger) > 2 * diversity(grey)
+    assert form_diversity(stronger) == pytest.approx(form_diversity(grey), rel=1e-4)
+    assert form_diversity(tinted) == pytest.approx(form_diversity(grey), rel=1e-4)
+    assert form_diversity(grey[:, :1].expand(-1, 2, -1, -1, -1)) == 0.0
 
 
 def test_a_missing_score_is_not_a_low_one():

@@ -193,7 +193,7 @@ def test_the_neutral_loss_is_that_of_a_fair_coin(method: Method):
         ({"beta": 0.0}, "beta = 0.0: use a positive number"),
         ({"beta": -1.0}, "beta = -1.0"),
         ({"psi_lambda": -1.0}, "psi_lambda = -1.0: .*psi_sign"),
-        ({"ratio_clip_eps": 0.0}, "ratio_clip_eps = 0.0"),
+        ({"ratio_clip_eps": -0.1}, "ratio_clip_eps = -0.1"),
         ({"ratio_clip_eps": 1.0}, "ratio_clip_eps = 1.0"),
     ],
 )

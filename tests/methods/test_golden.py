@@ -54,10 +54,10 @@ def test_rdpo_punishes_a_loser_that_rose():
 def test_defaults_are_those_of_the_papers():
     assert RDPO() == RDPO(
         search=Search("tree", 2, (0, 4, 8, 12, 16), "delta_parent", "best"), beta=0.1, psi_lambda=100.0,
-        psi_sign="intended", ratio_clip_eps=None, logp_reduce="mean",
+        psi_sign="intended", ratio_clip_eps=0.0, logp_reduce="mean",
     )  # fmt: skip
     assert TailorPO() == TailorPO(
-        search=Search("tree", 2, (0, 4, 8, 12, 16), "q", "best"), beta=0.1, psi_lambda=0.0, ratio_clip_eps=None
+        search=Search("tree", 2, (0, 4, 8, 12, 16), "q", "best"), beta=0.1, psi_lambda=0.0, ratio_clip_eps=0.0
     )
     assert D3PO() == D3PO(
         search=Search("chain", 2, tuple(range(20)), "final", "best", same_start=True), beta=0.1, psi_lambda=0.0,

@@ -6,7 +6,12 @@ from diffusers import StableDiffusionPipeline
 from raypref.models.base import TINY
 from raypref.rewards.prompt_match import ASSET, PromptMatch
 
-PROMPTS = ["a big red fish in the sea", "a white rabbit on the grass", "a blue bird in the sky", "a yellow cat at night"]
+PROMPTS = [
+    "a big red fish in the sea",
+    "a white rabbit on the grass",
+    "a blue bird in the sky",
+    "a yellow cat at night",
+]
 
 
 def megabytes(folder) -> float:

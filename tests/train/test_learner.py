@@ -331,8 +331,8 @@ def test_the_report_says_what_happened():
     assert report.metrics["dropped_pairs"] == 0
     assert report.metrics["reward"] == pytest.approx(float(value[..., -1].mean()), rel=1e-5)
     gain = value - parent
-    assert report.metrics["reward_win"] == pytest.approx(float(gain.amax(1).mean()), rel=1e-5)
-    assert report.metrics["reward_lose"] == pytest.approx(float(gain.amin(1).mean()), rel=1e-5)
+    assert report.metrics["credit_win"] == pytest.approx(float(gain.amax(1).mean()), rel=1e-5)
+    assert report.metrics["credit_lose"] == pytest.approx(float(gain.amin(1).mean()), rel=1e-5)
     assert list(report.gain_by_step) == [0, 4, 8, 12, 16]
     assert list(report.gain_by_step.values()) == pytest.approx(gain.mean((0, 1)).tolist(), rel=1e-4, abs=1e-5)
     assert report.metrics["updates"] == 3  # 10 pairs in batches of 4
