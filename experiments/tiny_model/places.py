@@ -5,11 +5,10 @@ from collections.abc import Callable
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from PIL.ImageDraw import Draw, ImageDraw
 
 from experiments.tiny_model.brush import Colour, mix
-
-Canvas = ImageDraw.ImageDraw
 
 
 def gradient(side: int, top: Colour, bottom: Colour) -> Image.Image:
@@ -18,11 +17,11 @@ def gradient(side: int, top: Colour, bottom: Colour) -> Image.Image:
     return Image.fromarray(np.broadcast_to(rows, (side, side, 3)).round().astype(np.uint8))
 
 
-def dot(canvas: Canvas, x: float, y: float, r: float, fill: Colour) -> None:
+def dot(canvas: ImageDraw, x: float, y: float, r: float, fill: Colour) -> None:
     canvas.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
-def hill(canvas: Canvas, side: int, height: float, swing: float, phase: float, fill: Colour) -> None:
+def hill(canvas: ImageDraw, side: int, height: float, swing: float, phase: float, fill: Colour) -> None:
     """Ground whose edge is a slow wave around `height` (share of the picture from the top)."""
     edge = [(x * side / 16, side * (height + swing * math.sin(phase + x * 0.3))) for x in range(17)]
     canvas.polygon([(0, side), *edge, (side, side)], fill=fill)
@@ -30,7 +29,7 @@ def hill(canvas: Canvas, side: int, height: float, swing: float, phase: float, f
 
 def sea(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (120, 206, 240), (22, 92, 176))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     hill(canvas, side, 0.92, 0.02, rng.uniform(0, 6), (226, 204, 150))
     for _ in range(round(5 * amount)):
         x, tall = rng.uniform(0, side), rng.uniform(0.12, 0.26) * side
@@ -44,7 +43,7 @@ def sea(side: int, amount: float, rng: Random) -> Image.Image:
 
 def grass(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (140, 206, 250), (222, 242, 252))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     dot(canvas, rng.choice((0.14, 0.86)) * side, 0.13 * side, 0.08 * side, (255, 226, 90))
     hill(canvas, side, 0.55, 0.035, rng.uniform(0, 6), (122, 204, 84))
     hill(canvas, side, 0.74, 0.03, rng.uniform(0, 6), (92, 182, 66))
@@ -63,7 +62,7 @@ def grass(side: int, amount: float, rng: Random) -> Image.Image:
 
 def sky(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (84, 164, 244), (190, 228, 255))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     for _ in range(round(1 + 4 * amount)):
         x, y, r = rng.uniform(0, side), rng.uniform(0.06, 0.94) * side, rng.uniform(0.05, 0.09) * side
         for dx, dy, size in ((-1.2, 0.2, 0.8), (0, -0.25, 1.15), (1.2, 0.15, 0.9), (0.3, 0.3, 0.9)):
@@ -71,7 +70,7 @@ def sky(side: int, amount: float, rng: Random) -> Image.Image:
     return image
 
 
-def cactus(canvas: Canvas, x: float, y: float, h: float) -> None:
+def cactus(canvas: ImageDraw, x: float, y: float, h: float) -> None:
     green, thick = (70, 150, 84), max(2, round(h * 0.24))
     arms = ([(x, y), (x, y - h)], [(x, y - 0.4 * h), (x + 0.36 * h, y - 0.4 * h), (x + 0.36 * h, y - 0.8 * h)],
             [(x, y - 0.3 * h), (x - 0.36 * h, y - 0.3 * h), (x - 0.36 * h, y - 0.62 * h)])  # fmt: skip
@@ -82,7 +81,7 @@ def cactus(canvas: Canvas, x: float, y: float, h: float) -> None:
 
 def desert(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (252, 206, 136), (255, 238, 200))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     dot(canvas, rng.choice((0.16, 0.84)) * side, 0.16 * side, 0.1 * side, (255, 250, 220))
     hill(canvas, side, 0.5, 0.06, rng.uniform(0, 6), (240, 190, 112))
     hill(canvas, side, 0.68, 0.05, rng.uniform(0, 6), (226, 168, 88))
@@ -97,7 +96,7 @@ def desert(side: int, amount: float, rng: Random) -> Image.Image:
 
 def night(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (22, 24, 74), (70, 62, 132))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     x = rng.choice((0.16, 0.84)) * side
     dot(canvas, x, 0.15 * side, 0.1 * side, (255, 244, 190))
     dot(canvas, x + 0.045 * side, 0.125 * side, 0.08 * side, (28, 28, 80))
@@ -108,7 +107,7 @@ def night(side: int, amount: float, rng: Random) -> Image.Image:
     return image
 
 
-def fir(canvas: Canvas, x: float, y: float, h: float) -> None:
+def fir(canvas: ImageDraw, x: float, y: float, h: float) -> None:
     green = (60, 128, 104)
     for low, width in ((0.0, 0.34), (0.3, 0.27), (0.58, 0.19)):
         base = y - low * h
@@ -118,7 +117,7 @@ def fir(canvas: Canvas, x: float, y: float, h: float) -> None:
 
 def snow(side: int, amount: float, rng: Random) -> Image.Image:
     image = gradient(side, (164, 186, 216), (218, 228, 242))
-    canvas = ImageDraw.Draw(image)
+    canvas = Draw(image)
     hill(canvas, side, 0.56, 0.03, rng.uniform(0, 6), mix((236, 242, 250), (190, 208, 232), 0.4))
     for _ in range(round(4 * amount)):
         fir(canvas, rng.uniform(0.04, 0.96) * side, rng.uniform(0.56, 0.72) * side,

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from experiments.tiny_model.vocabulary import ANIMALS, COLOURS, PLACES, SIZES, Caption
+from experiments.tiny_model.vocabulary import ANIMALS, COLOURS, PLACES, Caption
 
 FOLDER = Path("experiments/prompts")
 TRAIN, HELDOUT = 64, 24
@@ -29,7 +29,6 @@ def balanced(total: int, rng: Random, taken: set[Caption]) -> list[Caption]:
 
 def main() -> None:
     rng = Random(0)
-    assert set(SIZES) == {"", "small", "big"}
     train = balanced(TRAIN, rng, set())
     heldout = balanced(HELDOUT, rng, set(train))
     for name, captions in (("animals_train", train), ("animals_heldout", heldout)):

@@ -128,8 +128,8 @@ def rate(step: int, total: int) -> float:
 def average(mean: nn.Module, model: nn.Module, step: int) -> None:
     """Exponential average, short at first."""
     weight = 1 - min(EMA, (1 + step) / (10 + step))
-    targets, sources = list(mean.parameters()), [p.detach() for p in model.parameters()]
-    torch._foreach_lerp_(targets, sources, weight)
+    for target, source in zip(mean.parameters(), model.parameters(), strict=True):
+        target.lerp_(source, weight)
 
 
 def train(steps: int, seed: int) -> None:
