@@ -28,4 +28,4 @@ def test_a_terminal_gets_a_live_bar():
 
 
 def test_clock():
-    assert [clock(seconds) for seconds in (0, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
+    assert [clock(seconds) for seconds in (0.0, 61.0, 3661.0)] == ["0:00", "1:01", "1:01:01"]

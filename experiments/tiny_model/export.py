@@ -31,7 +31,11 @@ def scheduler() -> DDIMScheduler:
 def export(
     unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path = ASSET
 ) -> None:
-    """Save everything as float16 beside the folder, keep its README, then swap it in."""
+    """Save beside the folder, keep its README, then swap it in.
+
+    UNet and VAE are stored as float16, which diffusers loads as float32; the text encoder stays float32, because
+    transformers keeps the type that it finds, and plain `from_pretrained` should give one type throughout.
+    """
     vae = AutoencoderKL.from_pretrained(RUNS / "vae")
     pipe = StableDiffusionPipeline(
         vae=vae,
@@ -43,6 +47,7 @@ def export(
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(torch.float16)
+    pipe.text_encoder.float()
     new, old = RUNS / "export", RUNS / "export.old"
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)

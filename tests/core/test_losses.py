@@ -250,7 +250,7 @@ def test_outside_the_clamp_dpo_is_silent_and_psi_is_not():
 
 def test_inside_the_clamp_nothing_changes():
     policy, reference, batch = make(drift=1e-3)
-    free, clamped = (stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=eps) for eps in (None, 0.1))
+    free, clamped = (stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=eps) for eps in (0.0, 0.1))
     assert torch.equal(free.per_example, clamped.per_example)
     assert torch.equal(grad(free, policy), grad(clamped, policy))
     assert clamped.metrics["both_clipped"].tolist() == [0.0] * B
@@ -270,9 +270,9 @@ def test_the_loss_is_log_two_where_policy_and_reference_agree(settings: dict):
     assert torch.equal(found.metrics["margin"], torch.zeros(B, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("clip", [0.0, 0.1])
 @pytest.mark.parametrize("states", [1, 2])
-def test_swapping_the_arms_negates_the_margin(clip: float | None, states: int):
+def test_swapping_the_arms_negates_the_margin(clip: float, states: int):
     policy, reference, batch = make(states)
     there = stepwise_dpo(policy, reference, batch, beta=0.3, ratio_clip_eps=clip).metrics["margin"]
     back = stepwise_dpo(flipped(policy), flipped(reference), swapped(batch), beta=0.3, ratio_clip_eps=clip)
