@@ -102,7 +102,7 @@ def main() -> None:
         app(standalone_mode=True)
     except ValueError as problem:
         # ConfigError is imported late for the same reason as everything above.
-        from raypref.config import ConfigError
+        from raypref.checks import ConfigError
 
         if not isinstance(problem, ConfigError):
             raise

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from raypref.checks import ConfigError
 from raypref.cluster.runtime import RayRuntime
-from raypref.config import ConfigError
 from raypref.evaluate.heldout import Evaluation, evaluate, pictures
 from raypref.progress import Display, clock
 from raypref.report import write_report

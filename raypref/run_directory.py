@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from raypref.config import ConfigError, build_experiment, load_changed, read_toml, resolved
+from raypref.checks import ConfigError
+from raypref.config import build_experiment, load_changed, read_toml, resolved
 from raypref.evaluate.heldout import Estimate, Evaluation
 from raypref.train.checkpoint import checkpoints
 from raypref.train.experiment import Experiment

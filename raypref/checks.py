@@ -1,0 +1,133 @@
+"""The rules that a setting, or several together, must obey before a model loads or an actor starts."""
+
+import difflib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raypref import models, rewards
+from raypref.core.process import DensityError
+from raypref.core.schedule import Schedule
+from raypref.models.base import ModelFamily
+from raypref.registry import named_classes
+from raypref.rewards.base import Reward
+from raypref.train.experiment import Experiment, nearest_divisor
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the field, its value, the rule, and the nearest fix."""
+
+
+def nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """ ": did you mean 'x'?", or the list of what is known."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return f": choose from {', '.join(known)}" if known else ""
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """The rules that join sections."""
+    _check_search(experiment)
+    _check_rewards(experiment)
+    _check_model(experiment)
+    _check_cluster(experiment)
+    _check_batch(experiment)
+    _check_output(Path(experiment.run.output_dir))
+    _check_tracking(experiment.run.wandb_project)
+
+
+def _check_search(experiment: Experiment) -> None:
+    sampling, search = experiment.sampling, experiment.method.search
+    try:
+        search.check_steps(sampling.num_inference_steps)
+    except ValueError as problem:
+        raise ConfigError(f"method.search.{problem}") from None
+    if sampling.scheduler == "ddim" and sampling.eta == 0:
+        raise ConfigError(
+            f"sampling.eta = 0: {experiment.method.name} trains on the density of a step, and a deterministic step has "
+            "none; use eta = 1.0, or anything above 0"
+        )
+    # Which steps have noise does not depend on the checkpoint's betas, so any schedule can answer before one is loaded.
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alphas_cumprod = (1 - betas).cumprod(0)
+    try:
+        sampling.process(Schedule(alphas_cumprod, float(alphas_cumprod[0]))).check_density(search.steps)
+    except DensityError as problem:
+        raise ConfigError(f"method.search.steps = {list(search.steps)}: {problem}") from None
+    except ValueError as problem:
+        raise ConfigError(f"sampling.{problem}") from None
+
+
+def _check_rewards(experiment: Experiment) -> None:
+    known = named_classes(rewards, Reward)
+    for name in experiment.evaluate.rewards:
+        if name not in known:
+            raise ConfigError(f"evaluate.rewards: there is no reward {name!r}{nearest(name, known)}")
+
+
+def _check_model(experiment: Experiment) -> None:
+    config, families = experiment.model, named_classes(models, ModelFamily)
+    if config.family not in families:
+        raise ConfigError(f"model.family = {config.family!r}: unknown{nearest(config.family, families)}")
+    is_folder = Path(config.source()).is_dir()
+    if not is_folder and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.path):
+        raise ConfigError(
+            f'model.path = {config.path!r}: neither "tiny", nor an existing folder, nor a hub id such as '
+            '"stable-diffusion-v1-5/stable-diffusion-v1-5"'
+        )
+    try:
+        families[config.family].check(config)
+    except ValueError as problem:
+        raise ConfigError(f"model.path = {config.path!r}: {problem}") from None
+
+
+def _check_cluster(experiment: Experiment) -> None:
+    config, cluster = experiment.model, experiment.cluster
+    in_process = cluster.runtime == "local"
+    if in_process and config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"model.device = {config.device!r}: this machine has no CUDA device; use auto or cpu")
+
+    starts_here = not in_process and cluster.address == "local" and "RAY_ADDRESS" not in os.environ
+    if starts_here and cluster.total_gpus() > torch.cuda.device_count():
+        raise ConfigError(
+            f"cluster: the run asks for {cluster.total_gpus():g} GPUs (sampler_gpus, reward_gpus, learner_gpus), "
+            f'machine has {torch.cuda.device_count()}; lower them, or join a cluster with cluster.address = "auto"'
+        )
+
+
+def _check_batch(experiment: Experiment) -> None:
+    pairs = experiment.run.prompts_per_iteration * len(experiment.method.search.steps)
+    size = experiment.optimizer.batch_size
+    if pairs % size:
+        raise ConfigError(
+            f"optimizer.batch_size = {size}: it must divide the {pairs} pairs of an iteration "
+            f"(prompts_per_iteration x search.steps); the nearest that does is {nearest_divisor(pairs, size)}"
+        )
+
+
+def _check_output(folder: Path) -> None:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"run.output_dir = {str(folder)!r}: {existing} is a file; name a folder")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError:
+        raise ConfigError(
+            f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder"
+        ) from None
+
+
+def _check_tracking(project: str) -> None:
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"run.wandb_project = {project!r}: wandb is not installed; run `pip install raypref[wandb]`, "
+            "or leave the key out"
+        )
