@@ -32,7 +32,7 @@ def test_the_lists_hold_every_name(verb, package, base):
 def test_show_prints_the_resolved_config_and_what_it_costs(tmp_path):
     printed = raypref("show", "experiments/quickstart.toml", f"run.output_dir={tmp_path}")
     assert "psi_lambda = 5.0" in printed
-    assert "# pairs an iteration: at most 40" in printed
+    assert "# pairs an iteration: at most 24" in printed
     assert not any(Path(tmp_path).iterdir())
 
 
