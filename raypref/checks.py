@@ -58,7 +58,7 @@ def _check_search(experiment: Experiment) -> None:
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     alphas_cumprod = (1 - betas).cumprod(0)
     try:
-        sampling.process(Schedule(alphas_cumprod, float(alphas_cumprod[0]))).check_density(search.steps)
+        sampling.process(Schedule(alphas_cumprod, float(alphas_cumprod[0]))).check_density(search.recorded())
     except DensityError as problem:
         raise ConfigError(f"method.search.steps = {list(search.steps)}: {problem}") from None
     except ValueError as problem:
@@ -70,6 +70,14 @@ def _check_rewards(experiment: Experiment) -> None:
     for name in experiment.evaluate.rewards:
         if name not in known:
             raise ConfigError(f"evaluate.rewards: there is no reward {name!r}{nearest(name, known)}")
+    guidance = experiment.method.search.guidance
+    if guidance.kind != "none" and not known[experiment.reward.name].differentiable:
+        able = ", ".join(name for name, reward in known.items() if reward.differentiable)
+        raise ConfigError(
+            f"reward.name = {experiment.reward.name!r}: {experiment.method.name} follows the reward's gradient "
+            f"(search.guidance.kind = {guidance.kind!r}), and this reward has none; choose from {able}, or guidance "
+            "kind none"
+        )
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -103,12 +111,14 @@ def _check_cluster(experiment: Experiment) -> None:
 
 
 def _check_batch(experiment: Experiment) -> None:
-    pairs = experiment.run.prompts_per_iteration * len(experiment.method.search.steps)
-    size = experiment.optimizer.batch_size
-    if pairs % size:
+    method, size = experiment.method, experiment.optimizer.batch_size
+    rows = experiment.run.prompts_per_iteration * method.rows_per_prompt()
+    if rows % size:
+        what = "pairs" if method.arms == 2 else "steps"
         raise ConfigError(
-            f"optimizer.batch_size = {size}: it must divide the {pairs} pairs of an iteration "
-            f"(prompts_per_iteration x search.steps); the nearest that does is {nearest_divisor(pairs, size)}"
+            f"optimizer.batch_size = {size}: it must divide the {rows} {what} of an iteration "
+            f"(prompts_per_iteration x {method.rows_per_prompt()}); the nearest that does is "
+            f"{nearest_divisor(rows, size)}"
         )
 
 

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
 from raypref.checks import ConfigError, check_experiment, nearest
-from raypref.core.types import Search
 from raypref.methods.base import Method
 from raypref.models.base import ModelConfig
 from raypref.registry import named_classes
@@ -23,7 +22,9 @@ from raypref.train.experiment import (
     ClusterConfig,
     EvaluateConfig,
     Experiment,
+    GuardConfig,
     OptimizerConfig,
+    ReferenceConfig,
     RewardConfig,
     RunConfig,
     SamplingConfig,
@@ -39,6 +40,8 @@ SECTIONS: dict[str, type] = {
     "method": Method,
     "reward": RewardConfig,
     "optimizer": OptimizerConfig,
+    "reference": ReferenceConfig,
+    "guard": GuardConfig,
     "evaluate": EvaluateConfig,
     "checkpoint": CheckpointConfig,
     "cluster": ClusterConfig,
@@ -135,7 +138,7 @@ def fill(default: Section, table: Mapping[str, Any], where: str) -> Section:
     for key, value in table.items():
         if key not in fields:
             raise ConfigError(f"{where}.{key} = {value!r}: [{where}] has no key {key!r}{nearest(key, fields)}")
-        if fields[key].type is Search:
+        if dataclasses.is_dataclass(getattr(default, key)):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}.{key} = {value!r}: a table is needed, such as {{candidates = 2}}")
             changes[key] = fill(getattr(default, key), value, f"{where}.{key}")
@@ -165,7 +168,8 @@ def resolved(experiment: Experiment) -> Table:
     """The experiment as tables that `build_experiment` reads back; unset (None) keys are left out."""
     tables = {name: _plain(getattr(experiment, name)) for name in SECTIONS if name not in ("method", "reward")}
     tables["method"] = {"name": experiment.method.name} | _plain(experiment.method)
-    tables["reward"] = {"name": experiment.reward.name} | experiment.reward.settings
+    reward = experiment.reward
+    tables["reward"] = {"name": reward.name, "also": list(reward.also)} | reward.settings
     return {name: tables[name] for name in SECTIONS}
 
 
@@ -206,8 +210,14 @@ def _method(table: Table) -> Method:
 
 
 def _reward(table: Table) -> RewardConfig:
-    kind = _named(named_classes(rewards, Reward), "reward", table, RewardConfig().name)
-    settings = {key: value for key, value in table.items() if key != "name"}
+    known = named_classes(rewards, Reward)
+    kind = _named(known, "reward", table, RewardConfig().name)
+    also = _typed(table.get("also", ()), tuple[str, ...], "reward.also")
+    for name in also:
+        _named(known, "reward", {"name": name}, name)
+    if kind.name in also or len(set(also)) < len(also):
+        raise ConfigError(f"reward.also = {list(also)}: a reward is named twice")
+    settings = {key: value for key, value in table.items() if key not in ("name", "also")}
     accepted = inspect.signature(kind).parameters
     for key, value in settings.items():
         if key not in accepted:
@@ -216,7 +226,7 @@ def _reward(table: Table) -> RewardConfig:
     missing = [name for name, p in accepted.items() if p.default is p.empty and name not in settings]
     if missing:
         raise ConfigError(f"reward.{missing[0]} is missing: {kind.name} needs it")
-    return RewardConfig(kind.name, settings)
+    return RewardConfig(kind.name, also, settings)
 
 
 def _plain(section: Any) -> Table:

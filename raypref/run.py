@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from raypref.run_directory import RunDirectory
 from raypref.tracking import Tracker
 from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
-from raypref.train.experiment import Experiment
+from raypref.train.experiment import Experiment, GuardAction
 from raypref.train.learner import UpdateReport
 from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
@@ -138,7 +139,10 @@ class Recorder(Observer):
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         done = iteration + 1
         row = report.metrics | {
-            "gain_by_step": {str(step): gain for step, gain in report.gain_by_step.items()},
+            "by_step": {
+                name: {str(step): value for step, value in means.items()} for name, means in report.by_step.items()
+            },
+            "alarms": report.alarms,
             "busy_seconds": report.seconds,
             "pairs": pairs,
             "seconds": seconds,
@@ -160,6 +164,12 @@ class Recorder(Observer):
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
+
+    def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
+        self.directory.append(
+            self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action}
+        )
+        self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
@@ -200,6 +210,7 @@ def write_summary(directory: RunDirectory) -> None:
         "form_diversity": both(lambda e: e.form_diversity),
         "accuracy": {name: both(lambda e, name=name: e.accuracy[name]) for name in base.accuracy},  # type: ignore[misc]
         "heldout_pictures": final.prompts * final.images_per_prompt,
+        "alarms": sum((Counter(row["alarms"]) for row in directory.rows(directory.alarms)), Counter()),
         "pairs": last["pairs"],
         "training_seconds": last["seconds"],
         "wall_seconds": last["wall_seconds"],

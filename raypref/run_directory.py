@@ -34,6 +34,7 @@ class RunDirectory:
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.alarms = path / "alarms.jsonl"
         self.judged = path / "judged.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
@@ -102,7 +103,7 @@ class RunDirectory:
         """This directory, ready to go on after `iteration`: later rows, which will be computed again, are forgotten."""
         self.write_config(experiment)
         self.summary.unlink(missing_ok=True)
-        for file in (self.metrics, self.evaluations):
+        for file in (self.metrics, self.evaluations, self.alarms):
             kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
             replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
         return self

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raypref.core.types import Search
+from raypref.core.search import Search
 from raypref.methods.base import Method
 from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from raypref.core.types import Search
+from raypref.core.search import Search
 from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig
 from raypref.train.checkpoint import TrainState

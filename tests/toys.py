@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,16 +12,18 @@ from torch import Tensor
 
 from raypref.core.schedule import Schedule
 from raypref.core.seeding import Key
-from raypref.core.types import Rollout, Search
+from raypref.core.search import Search
+from raypref.core.types import Rollout
 from raypref.core.weights import FlatParameters
 from raypref.models.base import Denoiser
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
-from raypref.train.rollout import ScoreRequest, Walk, explore
+from raypref.train.rollout import ScoreRequest, Scores, Walk, explore
 from raypref.train.sampler import SampledRollout
 
 SAMPLING = SamplingConfig()
 
+Found = TypeVar("Found")
 Score = Callable[[ScoreRequest], Float[Tensor, " N"]]
 
 
@@ -90,16 +94,25 @@ def score_of(request: ScoreRequest) -> Float[Tensor, " N"]:
     return torch.sin(clean * torch.arange(1, clean.shape[1] + 1)).sum(1)
 
 
+def answer(request: ScoreRequest, score: Score) -> Scores:
+    """What a reward worker with that one score would answer."""
+    if not request.gradient:
+        return Scores(score(request)[:, None])
+    x_0 = request.x_0.detach().requires_grad_()
+    value = score(replace(request, x_0=x_0))
+    return Scores(value.detach()[:, None], torch.autograd.grad(value.sum(), x_0)[0])
+
+
 def drive(
-    search: Generator[ScoreRequest, Tensor, Rollout], score: Score = score_of
-) -> tuple[Rollout, list[ScoreRequest]]:
-    """Runs a search to its end; also what it wanted scored."""
+    search: Generator[ScoreRequest, Scores, Found], score: Score = score_of
+) -> tuple[Found, list[ScoreRequest]]:
+    """Runs a search to its end with one reward, differentiated where asked; also what it wanted scored."""
     requests = []
     try:
         request = next(search)
         while True:
             requests.append(request)
-            request = search.send(score(request))
+            request = search.send(answer(request, score))
     except StopIteration as done:
         return done.value, requests
 

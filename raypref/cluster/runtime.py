@@ -119,6 +119,10 @@ class RayRuntime(Runtime):
         self.pool.wait_other(self.learner.restore.remote(pack(state)), "the learner")
         self._weights = {version: self.learner.weights.remote(version) for version in state.history}
 
+    def roll_back(self, state: LearnerState, version: int) -> None:
+        self.pool.wait_other(self.learner.roll_back.remote(pack(state), version), "the learner")
+        self._weights[version] = self.learner.weights.remote(version)
+
     def export_lora(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.pool.wait_other(self.learner.lora_files.remote(), "the learner").items():

@@ -14,7 +14,7 @@ from raypref.train.experiment import Experiment
 from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement
-from raypref.train.state import learner_state, restore_learner
+from raypref.train.state import learner_state, restore_learner, roll_back
 
 Packed = Any
 
@@ -94,6 +94,10 @@ class LearnerWorker:
 
     def restore(self, state: Packed) -> bool:
         restore_learner(self.learner, unpack(state))
+        return True
+
+    def roll_back(self, state: Packed, version: int) -> bool:
+        roll_back(self.learner, unpack(state), version)
         return True
 
     def lora_files(self) -> dict[str, bytes]:

@@ -1,8 +1,10 @@
-"""Preference losses on reverse steps: plain functions of Gaussians and a batch."""
+"""Losses on reverse steps: plain functions of Gaussians and a batch."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -11,17 +13,37 @@ from raypref.core.process import Gaussian, Reduce
 from raypref.core.types import LOSE, WIN, Loss, Transitions
 
 PsiSign = Literal["intended", "printed"]
+PsiCenter = Literal["none", "kl"]
 
 
-def psi_penalty(rho_lose: Float[Tensor, " B"], psi_lambda: float, psi_sign: PsiSign) -> Float[Tensor, " B"]:
-    """What Psi subtracts from the margin: lambda relu(rho_l) as RDPO's text intends, its negative as eq. 9 is printed.
+@dataclass(frozen=True)
+class Psi:
+    """RDPO's penalty on the loser (eq. 9), for any loss on pairs."""
 
-    RDPO writes -lambda Psi with Psi = min(0, log pi_ref / pi_theta) = -relu(rho_l), so the printed objective *falls* as
-    the loser's likelihood rises. relu, not clamp: rho_l is exactly 0 at the first update, where no violation exists and
-    no gradient may flow.
-    """
-    penalty = psi_lambda * F.relu(rho_lose)
-    return penalty if psi_sign == "intended" else -penalty
+    weight: float = 0.0
+    """lambda."""
+    sign: PsiSign = "intended"
+    """intended: subtracts lambda relu(rho_l) from the margin, as RDPO's text describes. printed: adds it."""
+    inside_beta: bool = False
+    """Multiplies lambda by beta (DPO-Positive's placement)."""
+    center: PsiCenter = "none"
+    """kl: penalises relu(rho_l - KL), the loser's excess over what drift alone shows."""
+
+    def penalty(
+        self, rho_lose: Float[Tensor, " B"], kl_lose: Float[Tensor, " B"], beta: float
+    ) -> Float[Tensor, " B"]:
+        """What is subtracted from the margin.
+
+        RDPO writes -lambda Psi with Psi = min(0, log pi_ref / pi_theta) = -relu(rho_l), so the printed objective
+        *falls* as the loser's likelihood rises. relu, not clamp: rho_l is exactly 0 at the first update, where no
+        violation exists and no gradient may flow.
+        """
+        excess = rho_lose - kl_lose.detach() if self.center == "kl" else rho_lose
+        penalty = self.weight * (beta if self.inside_beta else 1.0) * F.relu(excess)
+        return penalty if self.sign == "intended" else -penalty
+
+
+NO_PSI = Psi()
 
 
 def stepwise_dpo(
@@ -30,8 +52,7 @@ def stepwise_dpo(
     batch: Transitions,
     *,
     beta: float,
-    psi_lambda: float = 0.0,
-    psi_sign: PsiSign = "intended",
+    psi: Psi = NO_PSI,
     ratio_clip_eps: float = 0.0,
     logp_reduce: Reduce = "mean",
 ) -> Loss:
@@ -45,8 +66,8 @@ def stepwise_dpo(
     kept = rho
     if ratio_clip_eps > 0:
         kept = rho.clamp(math.log(1 - ratio_clip_eps), math.log(1 + ratio_clip_eps))
-    margin = beta * (kept[WIN] - kept[LOSE]) - psi_penalty(rho[LOSE], psi_lambda, psi_sign)
     kl = policy.kl(reference, logp_reduce).expand_as(rho)  # of each arm's own parent
+    margin = beta * (kept[WIN] - kept[LOSE]) - psi.penalty(rho[LOSE], kl[LOSE], beta)
     metrics = {
         "rho_win": rho[WIN],
         "rho_lose": rho[LOSE],
@@ -55,9 +76,43 @@ def stepwise_dpo(
         "kl": kl.mean(0),
         "rho_win_excess": rho[WIN] - kl[WIN],
         "rho_lose_excess": rho[LOSE] - kl[LOSE],
-        "both_clipped": (kept != rho).all(0).float(),  # such a pair has no DPO gradient
+        "zero_gradient": (kept != rho).all(0).float(),  # of the DPO term: both arms are clamped
     }
     return Loss(
         per_example=-F.logsigmoid(margin * batch.weight),
         metrics={name: value.detach() for name, value in metrics.items()},
     )
+
+
+def ppo_clip(policy: Gaussian, reference: Gaussian, batch: Transitions, *, clip_range: float) -> Loss:
+    """max(-A ratio, -A clip(ratio, 1 - eps, 1 + eps)),  ratio = policy / behaviour at the step taken.
+
+    DDPO (arXiv:2305.13301), the importance-sampled estimator. The behaviour policy is the one that drew the batch: its
+    mean travels with it, so the ratio is taken in the factored form and is exactly 1 before the first update.
+    log-probabilities are means over the latent's elements, as in the authors' code, which clip_range assumes.
+
+    Raises:
+        ValueError: where the batch does not hold the mean of the policy that drew it.
+    """
+    if batch.mean is None:
+        raise ValueError("ppo_clip needs the mean of the policy that drew the batch: search with keep_mean = true")
+    taken, advantage = batch.x_s[0], batch.credit[0] * batch.weight
+    behaviour = Gaussian(batch.mean[0], policy.std)
+    policy, reference = Gaussian(policy.mean[0], policy.std), Gaussian(reference.mean[0], reference.std)
+    log_ratio = policy.log_ratio(behaviour, taken)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    per_example = torch.maximum(-advantage * ratio, -advantage * clipped)
+    rho, kl = policy.log_ratio(reference, taken), policy.kl(reference)
+    nothing = torch.full_like(rho, torch.nan)
+    won = advantage > 0
+    metrics = {
+        "rho_win": torch.where(won, rho, nothing),
+        "rho_lose": torch.where(won, nothing, rho),
+        "kl": kl,
+        "rho_win_excess": torch.where(won, rho - kl, nothing),
+        "rho_lose_excess": torch.where(won, nothing, rho - kl),
+        "ratio": ratio,
+        "zero_gradient": (-advantage * clipped > -advantage * ratio).float(),
+    }
+    return Loss(per_example, {name: value.detach() for name, value in metrics.items()})

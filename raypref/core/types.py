@@ -2,66 +2,26 @@
 
     prompts -> rollout(search) -> Rollout -> method.supervise -> Transitions -> method.loss -> Loss -> optimizer
 
-Axes: A arms (WIN, LOSE) | B batch | M states (1 when siblings share their parent) | P prompts | G candidates |
-S recorded steps | C H W latent. Only prompts and latents cross a process border, never embeddings or modules.
+Axes: A arms (WIN, LOSE of a pair; one alone for a policy gradient) | B batch | M states (1 when siblings share their
+parent) | P prompts | G candidates | S recorded steps | R rewards | C H W latent. Only prompts and latents cross a process
+border, never embeddings or modules.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from raypref.core.search import Search
+
 WIN, LOSE = 0, 1
-
-Shape = Literal["tree", "chain"]
-Follow = Literal["best", "random"]
-StepReward = Literal["delta_parent", "q", "final"]
-
-
-@dataclass(frozen=True)
-class Search:
-    """How a rollout explores. A method's search is its default; a config overrides single fields."""
-
-    shape: Shape = "tree"
-    """tree: at each of `steps` one parent branches into candidates. chain: independent trajectories to the end."""
-    candidates: int = 2
-    """G, branches of a parent or trajectories of a prompt."""
-    steps: tuple[int, ...] = (0, 4, 8, 12, 16)
-    """Indices of the recorded (trained) steps, 0 being the noisiest."""
-    step_reward: StepReward = "delta_parent"
-    """What ranks candidates. q: Q(x_s); delta_parent: Q(x_s) - Q(x_t); final: the reward of the finished picture."""
-    follow: Follow = "best"
-    """tree only: the branch that the trajectory continues from."""
-    same_start: bool = True
-    """chain only: all trajectories of a prompt start at one x_T."""
-
-    def __post_init__(self) -> None:
-        if self.candidates < 2:
-            raise ValueError(f"candidates = {self.candidates}: a preference needs at least 2.")
-        if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 0:
-            raise ValueError(
-                f"steps = {list(self.steps)}: give at least one index, ascending, without repeats, from 0."
-            )
-        if self.shape == "tree" and self.step_reward == "final":
-            raise ValueError(
-                "step_reward = 'final' cannot rank a tree's siblings, which share one future. "
-                "Use step_reward = 'delta_parent' or 'q', or shape = 'chain'."
-            )
-
-    def check_steps(self, num_inference_steps: int) -> None:
-        """Raises ValueError where a branch step lies outside a sampler of that many steps."""
-        if self.steps[-1] >= num_inference_steps:
-            raise ValueError(
-                f"steps = {list(self.steps)}: with num_inference_steps = {num_inference_steps} "
-                f"the last step is {num_inference_steps - 1}."
-            )
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a search recorded: parents, children and their scores."""
+    """What a search recorded: parents, children and their scores. Scores are NaN where the search did not ask for
+    them, or where the reward failed."""
 
     prompts: tuple[str, ...]
     """P."""
@@ -69,12 +29,17 @@ class Rollout:
     """Rows of the process table."""
     x_t: Float[Tensor, "P M S C H W"]
     x_s: Float[Tensor, "P G S C H W"]
-    value: Float[Tensor, "P G S"]
-    """Q(x_s) = reward of x_0-hat(x_s); NaN where the search did not ask, or the reward failed."""
-    parent_value: Float[Tensor, "P M S"]
-    """Q(x_t); NaN likewise."""
-    final: Float[Tensor, "P G"]
-    """The reward of the finished picture of a chain; NaN for trees."""
+    value: Float[Tensor, "P G S R"]
+    """Q(x_s) = reward of x_0-hat(x_s)."""
+    parent_value: Float[Tensor, "P M S R"]
+    """Q(x_t)."""
+    next_value: Float[Tensor, "P G S R"]
+    """Q of a state drawn one step further down from x_s: the look-ahead."""
+    final: Float[Tensor, "P G R"]
+    """The rewards of the finished picture of a chain; NaN for trees."""
+    mean: Float[Tensor, "P M S C H W"] | None
+    """The mean of the policy's step at each parent, where the search keeps it: what a likelihood ratio to the policy
+    that drew the rollout needs."""
     policy_version: int
     """The version of the weights that drew it."""
     policy_checksum: str
@@ -83,30 +48,53 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Preference pairs over reverse steps that happened. Arm order is (WIN, LOSE)."""
+    """Reverse steps that happened, to be trained on. Arm order is (WIN, LOSE)."""
 
     prompts: tuple[str, ...]
     """B."""
     steps: Int[Tensor, " B"]
     x_t: Float[Tensor, "M B C H W"]
-    """M = 1: winner and loser share the parent, and one forward serves both."""
-    x_s: Float[Tensor, "2 B C H W"]
-    credit: Float[Tensor, "2 B"]
-    """The step reward that ranked the pair."""
+    """M = 1: the arms share their parent, and one forward serves both."""
+    x_s: Float[Tensor, "A B C H W"]
+    credit: Float[Tensor, "A B"]
+    """The step reward that ranked the arms (of several rewards, the first), or the advantage of a single arm."""
     weight: Float[Tensor, " B"]
+    """lambda(t): multiplies the margin inside the sigmoid, or the advantage."""
+    mean: Float[Tensor, "M B C H W"] | None = None
+    """See `Rollout.mean`."""
+    reference_out: Float[Tensor, "M B C H W"] | None = None
+    """The reference's output at x_t where it has been computed before."""
+    reference_version: int = 0
+    """The version of the reference that computed it."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Why, and how often, a prompt and step gave no preference."""
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def take(self, rows: Int[Tensor, " n"]) -> "Transitions":
-        """The given pairs, in that order."""
-        return Transitions(
-            tuple(self.prompts[int(row)] for row in rows),
-            self.steps[rows],
-            self.x_t[:, rows],
-            self.x_s[:, rows],
-            self.credit[:, rows],
-            self.weight[rows],
+        """The given rows of the batch, in that order."""
+        return replace(
+            self,
+            prompts=tuple(self.prompts[int(row)] for row in rows),
+            steps=self.steps[rows],
+            x_t=self.x_t[:, rows],
+            x_s=self.x_s[:, rows],
+            credit=self.credit[:, rows],
+            weight=self.weight[rows],
+            mean=None if self.mean is None else self.mean[:, rows],
+            reference_out=None if self.reference_out is None else self.reference_out[:, rows],
+        )
+
+    def to(self, like: Tensor) -> "Transitions":
+        """The tensors that a loss reads, on the device of `like`."""
+        return replace(
+            self,
+            x_t=self.x_t.to(like),
+            x_s=self.x_s.to(like),
+            credit=self.credit.to(like),
+            weight=self.weight.to(like),
+            mean=None if self.mean is None else self.mean.to(like),
         )
 
 
@@ -134,7 +122,9 @@ def concat_rollouts(parts: list[Rollout]) -> Rollout:
         x_s=torch.cat([part.x_s for part in parts]),
         value=torch.cat([part.value for part in parts]),
         parent_value=torch.cat([part.parent_value for part in parts]),
+        next_value=torch.cat([part.next_value for part in parts]),
         final=torch.cat([part.final for part in parts]),
+        mean=torch.cat([part.mean for part in parts if part.mean is not None]) if parts[0].mean is not None else None,
         policy_version=parts[0].policy_version,
         policy_checksum=parts[0].policy_checksum,
     )

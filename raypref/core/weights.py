@@ -1,7 +1,8 @@
 """Trainable weights as one flat buffer with a manifest: what is broadcast, stored and compared."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,18 @@ class FlatParameters:
         """A copy of the live weights under a version number."""
         flat = self.flat.detach().cpu().clone()
         return Weights(Manifest(version, self.names(), self.shapes(), checksum(flat)), flat)
+
+    @contextmanager
+    def wearing(self, flat: Float[Tensor, " n"]) -> Iterator[None]:
+        """Other values in the same parameters, for the duration and without gradients."""
+        own = self.flat.detach().clone()
+        try:
+            with torch.no_grad():
+                self.flat.copy_(flat)
+                yield
+        finally:
+            with torch.no_grad():
+                self.flat.copy_(own)
 
     @torch.no_grad()
     def install(self, weights: Weights) -> None:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from raypref.core.pictures import diversity, form_diversity
+from raypref.evaluate.rank_agreement import kendall_tau
 from raypref.train.scorer import Judgement
 
 
@@ -32,6 +34,10 @@ class Evaluation:
     """See `diversity`."""
     form_diversity: float
     """See `form_diversity`."""
+    score_by_step: dict[str, float]
+    """Recorded step -> mean training reward of the clean picture predicted after it."""
+    tau_by_step: dict[str, float]
+    """Recorded step -> Kendall's tau between that score and the finished picture's, among pictures of one prompt."""
 
 
 def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int) -> Evaluation:
@@ -41,6 +47,9 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
     def gather(name: str, kind: str) -> Tensor:
         return torch.cat([getattr(part, kind)[name] for part in judgements])
 
+    final = gather(next(iter(judgements[0].scores)), "scores")
+    steps = judgements[0].score_by_step
+    by_step = {step: torch.cat([part.score_by_step[step] for part in judgements]) for step in steps}
     return Evaluation(
         iteration=iteration,
         prompts=count,
@@ -49,6 +58,11 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
         accuracy={name: float(gather(name, "accuracy").nanmean()) for name in judgements[0].accuracy},
         diversity=diversity(pictures(judgements, images_per_prompt)),
         form_diversity=form_diversity(pictures(judgements, images_per_prompt)),
+        score_by_step={str(step): float(scores.nanmean()) for step, scores in by_step.items()},
+        tau_by_step={
+            str(step): kendall_tau(scores.unflatten(0, (count, -1)), final.unflatten(0, (count, -1)))
+            for step, scores in by_step.items()
+        },
     )
 
 
@@ -56,29 +70,6 @@ def pictures(judgements: list[Judgement], images_per_prompt: int) -> UInt8[Tenso
     """All pictures, by prompt."""
     images = torch.cat([part.images for part in judgements])
     return images.unflatten(0, (-1, images_per_prompt))
-
-
-def diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
-    """Mean absolute pixel difference, on [0, 1], between pictures of one prompt, over all their pairs.
-
-    0 where every picture of a prompt is the same: the collapse that a rising reward can hide.
-    """
-    return _spread(images.float().flatten(2) / 255)
-
-
-def form_diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
-    """The same on grey pictures standardised to mean 0 and standard deviation 1.
-
-    Stronger colour or contrast raises `diversity` by itself; this sees only whether the forms still differ.
-    """
-    grey = images.float().mean(-1).flatten(2)  # [P n pixels]
-    return _spread((grey - grey.mean(-1, keepdim=True)) / grey.std(-1, keepdim=True).clamp(min=1.0))
-
-
-def _spread(values: Float[Tensor, "P n pixels"]) -> float:
-    copies = values.shape[1]
-    first, second = torch.triu_indices(copies, copies, offset=1)
-    return float((values[:, first] - values[:, second]).abs().mean())
 
 
 def _estimate(scores: Float[Tensor, " N"], prompts: int) -> Estimate:

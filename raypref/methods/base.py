@@ -1,35 +1,59 @@
 """What a preference method is: a frozen dataclass whose fields are its hyper-parameters, with two pure functions."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from raypref.core.process import Gaussian
-from raypref.core.types import Loss, Rollout, Search, Transitions
+from raypref.core.search import Search
+from raypref.core.types import Loss, Rollout, Transitions
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """A preference method. Subclasses are final, one a file, and are found by their `name`.
 
-    A method never sees networks, optimizers or processes: `supervise` turns what a search recorded into pairs, `loss`
-    turns the pairs and the two Gaussians at them into a number a pair.
+    A method never sees networks, optimizers or processes: `supervise` turns what a search recorded into a batch, `loss`
+    turns the batch and the two Gaussians at it into a number for each row.
     """
 
     name: ClassVar[str]
     """The key in `[method] name = ...`."""
     paper: ClassVar[str]
     """arXiv id or venue."""
-    neutral: ClassVar[float]
-    """The loss of a pair when policy and reference agree."""
+
+    arms: ClassVar[int] = 2
+    """2: rows are pairs. 1: rows are single steps with an advantage."""
 
     search: Search = field(default_factory=Search)
     """How rollouts explore for it."""
+    kl_coef: float = 0.0
+    """Weight of KL(policy || reference) at the recorded states, added to the loss; 0 switches it off."""
+    timestep_power: float = 0.0
+    """Weights lambda(t) of the margin, inside the sigmoid: see `raypref.core.timestep_weight`; 0 weighs all alike."""
+
+    def __post_init__(self) -> None:
+        if self.kl_coef < 0:
+            raise ValueError(f"kl_coef = {self.kl_coef}: use 0 (off) or more, such as 0.01.")
+
+    def rows_per_prompt(self) -> int:
+        """Rows of a batch that one prompt gives, where none is dropped."""
+        return len(self.search.recorded()) * (1 if self.arms == 2 else self.search.candidates)
 
     @abstractmethod
     def supervise(self, rollout: Rollout) -> Transitions:
-        """Pairs from a rollout; ties and missing scores are dropped."""
+        """Pairs, or single steps with an advantage; ties and missing scores are dropped and counted."""
 
     @abstractmethod
     def loss(self, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Loss:
-        """The loss of each pair. No gradient flows into `reference`."""
+        """The loss of each row. No gradient flows into `reference`."""
+
+    def objective(self, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Loss:
+        """What is minimised: the loss and, with kl_coef, the divergence from the reference in closed form:
+
+        kl_coef |mean - mean_ref|^2 / (2 sigma^2 C H W), averaged over the parents of a row. It needs no further forward.
+        """
+        loss = self.loss(policy, reference, batch)
+        if self.kl_coef == 0:
+            return loss
+        return replace(loss, per_example=loss.per_example + self.kl_coef * policy.kl(reference).mean(0))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raypref.core.types import Search
+from raypref.core.search import Search
 from raypref.methods.stepwise_dpo import StepwiseDPO
 
 

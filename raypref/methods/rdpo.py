@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raypref.core.types import Search
+from raypref.core.search import Search
 from raypref.methods.stepwise_dpo import StepwiseDPO
 
 
@@ -22,7 +22,7 @@ class RDPO(StepwiseDPO):
 
     Departures from the printed text, explained in docs/architecture.md:
     - eq. 6 prints Q(x_t) - Q(x_s), which ranks the worse step first; the text describes the gain, used here;
-    - eq. 9 prints the sign that rewards a rising loser; psi_sign = "printed" gives it literally;
+    - eq. 9 prints the sign that rewards a rising loser; the method "rdpo_paper" gives it literally;
     - log-probabilities are means over dimensions (beta = 0.1 and lambda = 100 assume that);
     - a rollout is finished before the update; the paper updates inside the denoising loop.
     """

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -33,3 +34,18 @@ class Reward(ABC):
     def accuracy(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
         """Named yes/no judgements for evaluation (1, 0, or NaN where the prompt does not ask); none by default."""
         return {}
+
+
+class StepAwareReward(Reward):
+    """A reward for predictions made within a denoising trajectory, which knows when each was made (SPO's preference
+    model). Finished pictures are scored at time 0."""
+
+    def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
+        """Scores of finished pictures."""
+        return self.score_at(images, prompts, torch.zeros(len(images), dtype=torch.int64))
+
+    @abstractmethod
+    def score_at(
+        self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """As `score`; `t` is the time, in the noise schedule's units, at which each picture was predicted."""

@@ -31,9 +31,11 @@ def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
 def build_scorer(experiment: Experiment) -> Scorer:
     _claim_threads(experiment)
     known = named_classes(rewards, Reward)
-    reward = known[experiment.reward.name](**experiment.reward.settings)
-    watched = tuple(known[name]() for name in experiment.evaluate.rewards if name != experiment.reward.name)
-    return Scorer(model_family(experiment).decoder(experiment.model), reward, watched)
+    training = (known[experiment.reward.name](**experiment.reward.settings),
+                *(known[name]() for name in experiment.reward.also))  # fmt: skip
+    names = {reward.name for reward in training}
+    watched = tuple(known[name]() for name in experiment.evaluate.rewards if name not in names)
+    return Scorer(model_family(experiment).decoder(experiment.model), training, watched)
 
 
 def build_learner(experiment: Experiment) -> Learner:

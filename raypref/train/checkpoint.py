@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from raypref.core.weights import Manifest, Weights
+from raypref.train.reference import ReferenceState
 from raypref.train.state import LearnerState
 
 
@@ -22,6 +23,8 @@ class TrainState:
     """Pairs trained on so far."""
     seconds: float
     """Wall-clock seconds from the first rollout on, evaluations and checkpoints on the way included."""
+    base_diversity: float
+    """Of the base model's held-out pictures: what the diversity guard compares with."""
     learner: LearnerState
 
 
@@ -33,11 +36,17 @@ def write_checkpoint(folder: Path, state: TrainState, keep: int) -> Path:
     unfinished.mkdir(parents=True)
     tensors = dict(state.learner.optimizer)
     tensors |= {f"weights/{version}": weights.flat for version, weights in state.learner.history.items()}
+    reference = state.learner.reference
+    if reference.flat is not None:
+        tensors["reference"] = reference.flat
     save_file(tensors, unfinished / "state.safetensors")
     facts = {
         "iteration": state.iteration,
         "pairs": state.pairs,
         "seconds": state.seconds,
+        "base_diversity": state.base_diversity,
+        "reference": {"version": reference.version, "updates": reference.updates},
+        "gradient_level": state.learner.gradient_level,
         "manifests": {version: asdict(weights.manifest) for version, weights in state.learner.history.items()},
     }
     (unfinished / "state.json").write_text(json.dumps(facts))
@@ -66,4 +75,6 @@ def read_checkpoint(path: Path) -> TrainState:
             fields["checksum"],
         )
         history[int(version)] = Weights(manifest, tensors.pop(f"weights/{version}"))
-    return TrainState(facts["iteration"], facts["pairs"], facts["seconds"], LearnerState(history, tensors))
+    reference = ReferenceState(flat=tensors.pop("reference", None), **facts["reference"])
+    learner = LearnerState(history, tensors, reference, facts["gradient_level"])
+    return TrainState(facts["iteration"], facts["pairs"], facts["seconds"], facts["base_diversity"], learner)

@@ -91,6 +91,8 @@ class RewardConfig:
     """`[reward]`: the reward that trains; further keys go to its constructor."""
 
     name: str = "colorfulness"
+    also: tuple[str, ...] = ()
+    """Further rewards: a candidate then wins only where no reward is worse and one is better (Pareto labels)."""
     settings: dict[str, object] = field(default_factory=dict)
 
 
@@ -127,6 +129,54 @@ class OptimizerConfig:
             f"it must divide batch_size = {self.batch_size}; the nearest that does is "
             f"{nearest_divisor(self.batch_size, self.micro_batch_size)}.",
         )
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """`[reference]`: the policy that log-ratios compare with, for any method."""
+
+    update: Literal["frozen", "hard", "ema"] = "frozen"
+    """frozen: the pretrained model. hard: a copy of the policy, taken anew. ema: a moving average of the policy."""
+    every: int = 16
+    """hard and ema: optimizer updates between two changes of the reference."""
+    rate: float = 0.1
+    """ema: how far the reference moves towards the policy at a change."""
+    pretrained_pull: float = 0.0
+    """hard and ema: how far it is then drawn back towards the pretrained model; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, "every", self.every, "use 1 or more.")
+        require(0 < self.rate <= 1, "rate", self.rate, "use a number above 0, up to 1.")
+        require(0 <= self.pretrained_pull < 1, "pretrained_pull", self.pretrained_pull, "use 0 (off) to below 1.")
+        moving = self.update != "frozen"
+        require(moving or not self.pretrained_pull, "pretrained_pull", self.pretrained_pull,
+                "a frozen reference is the pretrained model; use update = 'hard' or 'ema', or leave the key out.")  # fmt: skip
+
+
+GuardAction = Literal["count", "stop", "roll_back"]
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """`[guard]`: what to do where training goes wrong. count: note it and go on. stop: end the run with an error; what
+    was computed stays, and can be resumed. roll_back: go on with the weights of the last checkpoint."""
+
+    nonfinite: GuardAction = "stop"
+    """A NaN or infinite loss or gradient. Such an update is never applied."""
+    gradient_spike: GuardAction = "count"
+    """A gradient norm above `spike_factor` times its running level."""
+    spike_factor: float = 20.0
+    saturated: GuardAction = "count"
+    """Held-out pictures of which a share above `saturated_share` of all values is black or white to the last digit."""
+    saturated_share: float = 0.5
+    diversity: GuardAction = "count"
+    """Held-out pictures whose diversity fell below `diversity_share` of the base model's."""
+    diversity_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.spike_factor > 1, "spike_factor", self.spike_factor, "use a number above 1, such as 20.")
+        for name in ("saturated_share", "diversity_share"):
+            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "use a share above 0, up to 1.")
 
 
 @dataclass(frozen=True)
@@ -209,6 +259,8 @@ class Experiment:
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     cluster: ClusterConfig = ClusterConfig()

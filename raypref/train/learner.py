@@ -1,21 +1,26 @@
 """The learner's work: turn rollouts into pairs, and pairs into a new version of the policy."""
 
+import math
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raypref.core.search import CHILD, NEEDS, PARENT
 from raypref.core.seeding import Key
-from raypref.core.supervise import step_reward
+from raypref.core.supervise import credit
+from raypref.core.timestep_weight import timestep_weight
 from raypref.core.types import Loss, Rollout, Transitions, concat_rollouts
 from raypref.core.weights import Weights, WeightsError
 from raypref.models.base import Denoiser
 from raypref.train.experiment import Experiment
+from raypref.train.reference import Reference
 from raypref.train.sampler import SampledRollout
+from raypref.train.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,17 @@ class UpdateReport:
     """What an iteration's updates did."""
 
     metrics: dict[str, float]
-    gain_by_step: dict[int, float]
-    """Recorded step -> mean gain Q(x_s) - Q(x_t) of all candidates; empty where the step reward is not the gain."""
+    by_step: dict[str, dict[int, float]]
+    """Metric -> recorded step -> its mean there; "gain" is Q(x_s) - Q(x_t) of all candidates, where both are scored."""
+    alarms: dict[str, int]
+    """Guard -> how often it was tripped."""
     pairs: int
     seconds: dict[str, float]
     """Role -> busy seconds: denoising and scoring (as the samplers waited for it), learning."""
+
+
+WARM_UP = 10
+"""Updates before the gradient's level is known well enough to call anything a spike."""
 
 
 class NoPairs(RuntimeError):
@@ -41,7 +52,7 @@ class Learner:
         self.denoiser, self.experiment = denoiser, experiment
         self.method = experiment.method
         self.process = experiment.sampling.process(denoiser.schedule)
-        self.process.check_density(self.method.search.steps)
+        self.process.check_density(self.method.search.recorded())
         settings = experiment.optimizer
         self.optimizer = torch.optim.AdamW(
             denoiser.parameters.parameters.values(),
@@ -51,6 +62,9 @@ class Learner:
             weight_decay=settings.adam_weight_decay,
             foreach=False,
         )
+        self.reference = Reference(denoiser, experiment.reference)
+        self.gradient_level = math.nan
+        """Running level of the gradient's norm; NaN before the first update."""
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
 
     def weights(self, version: int) -> Weights:
@@ -70,20 +84,25 @@ class Learner:
         pairs = self.method.supervise(rollout)
         if len(pairs) == 0:
             raise NoPairs(
-                f"iteration {iteration}: every pair is a tie or has no score. Is the reward constant on these pictures?"
+                f"iteration {iteration}: every pair is a tie, below the threshold, or has no score "
+                f"({pairs.dropped}). Is the reward constant on these pictures?"
             )
-        metrics = self._train(iteration, pairs)
+        trained = self.process.t[list(self.method.search.recorded())]
+        total = len(self.denoiser.schedule.alphas_cumprod)
+        weight = timestep_weight(self.process.t[pairs.steps], trained, total, self.method.timestep_power)
+        metrics, by_step, alarms = self._train(iteration, replace(pairs, weight=pairs.weight * weight))
         self._remember(iteration + 1)
-        offered = rollout.value.shape[0] * rollout.value.shape[2]
-        metrics |= {
+        dropped = {f"dropped_{why}": float(count) for why, count in pairs.dropped.items()}
+        metrics |= dropped | {
             "reward": float(_last_scores(rollout).nanmean()),
             "credit_win": float(pairs.credit[0].mean()),
-            "credit_lose": float(pairs.credit[1].mean()),
-            "dropped_pairs": float(offered - len(pairs)),
+            "credit_lose": float(pairs.credit[-1].mean()),
+            "dropped_share": sum(dropped.values()) / (sum(dropped.values()) + len(pairs)),
         }
         return UpdateReport(
             metrics=metrics,
-            gain_by_step=_gain_by_step(rollout) if self.method.search.step_reward == "delta_parent" else {},
+            by_step=by_step | self._gain_by_step(rollout),
+            alarms=alarms,
             pairs=len(pairs),
             seconds={
                 "denoising": sum(part.seconds_denoising for part in sampled),
@@ -101,47 +120,81 @@ class Learner:
                 f"but these were drawn with version {found[0]} ({found[1]})"
             )
 
-    def _train(self, iteration: int, pairs: Transitions) -> dict[str, float]:
+    def _train(
+        self, iteration: int, pairs: Transitions
+    ) -> tuple[dict[str, float], dict[str, dict[int, float]], dict[str, int]]:
         settings = self.experiment.optimizer
         key = Key(self.experiment.run.seed)("train", iteration)
-        totals: dict[str, float] = defaultdict(float)
-        norms = []
+        tally, norms, alarms = Tally(), [], Counter[str]()
         for epoch in range(settings.num_inner_epochs):
             for rows in key(epoch).permutation(len(pairs)).split(settings.batch_size):
+                if settings.num_inner_epochs > 1 and self._reference_is_old(pairs):
+                    pairs = self._with_reference(pairs)
                 self.optimizer.zero_grad(set_to_none=True)
                 for micro in rows.split(settings.micro_batch_size):
-                    loss = self.loss(pairs.take(micro))
+                    batch = pairs.take(micro)
+                    loss = self.loss(batch)
                     (loss.per_example.sum() / len(rows)).backward()
-                    for name, value in ({"loss": loss.per_example.detach()} | loss.metrics).items():
-                        totals[name] += float(value.sum())
-                norms.append(self._step())
-        count = len(pairs) * settings.num_inner_epochs
-        return {name: total / count for name, total in totals.items()} | {
-            "grad_norm": sum(norms) / len(norms),
+                    tally.add(batch.steps, {"loss": loss.per_example.detach()} | loss.metrics)
+                norms.append(self._step(alarms))
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        metrics = tally.means() | {
+            "grad_norm": sum(finite) / len(finite) if finite else math.nan,
             "updates": float(len(norms)),
         }
+        return metrics, tally.means_by_step(), dict(alarms)
 
-    def _step(self) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.denoiser.parameters.parameters.values(),
-            self.experiment.optimizer.max_grad_norm,
-            error_if_nonfinite=True,
-            foreach=False,
+    def _step(self, alarms: Counter[str]) -> float:
+        """One optimizer update, unless the gradient is not finite; the gradient's norm."""
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self.denoiser.parameters.parameters.values(), self.experiment.optimizer.max_grad_norm, foreach=False
+            )
         )
+        if not math.isfinite(norm):
+            alarms["nonfinite"] += 1
+            return norm
+        level = norm if math.isnan(self.gradient_level) else self.gradient_level
+        if self.reference.state.updates >= WARM_UP and norm > self.experiment.guard.spike_factor * level:
+            alarms["gradient_spike"] += 1
+        self.gradient_level = 0.9 * level + 0.1 * norm
         self.optimizer.step()
-        return float(norm)
+        self.reference.after_update()
+        return norm
 
     def loss(self, batch: Transitions) -> Loss:
-        """The method's loss on a batch: one policy and one reference forward for each stored parent."""
+        """The method's objective on a batch: one policy and one reference forward for each stored parent.
+
+        Raises:
+            StaleReference: where the batch caches the output of an older reference.
+        """
+        # The reference first: it borrows the policy's parameters, which the policy's graph must find unchanged.
+        reference = self._reference_out(batch)
         policy = self._out(batch)
-        with torch.no_grad(), self.denoiser.reference():
-            reference = self._out(batch)
         x_t = batch.x_t.to(policy.device)
-        moved = Transitions(
-            batch.prompts, batch.steps, x_t, batch.x_s.to(x_t), batch.credit.to(x_t), batch.weight.to(x_t)
+        return self.method.objective(
+            self.process.reverse(batch.steps, x_t, policy),
+            self.process.reverse(batch.steps, x_t, reference.to(policy)),
+            batch.to(x_t),
         )
-        return self.method.loss(
-            self.process.reverse(batch.steps, x_t, policy), self.process.reverse(batch.steps, x_t, reference), moved
+
+    def _reference_out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
+        if batch.reference_out is not None:
+            self.reference.check(batch.reference_version)
+            return batch.reference_out
+        with torch.no_grad(), self.reference.active():
+            return self._out(batch)
+
+    def _reference_is_old(self, pairs: Transitions) -> bool:
+        return pairs.reference_out is None or pairs.reference_version != self.reference.state.version
+
+    def _with_reference(self, pairs: Transitions) -> Transitions:
+        """The pairs with the reference's outputs, for several passes over them."""
+        fresh = replace(pairs, reference_out=None)
+        size = self.experiment.optimizer.micro_batch_size
+        parts = [self._reference_out(fresh.take(rows)) for rows in torch.arange(len(pairs)).split(size)]
+        return replace(
+            pairs, reference_out=torch.cat(parts, 1).cpu(), reference_version=self.reference.state.version
         )
 
     def _out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
@@ -151,6 +204,12 @@ class Learner:
             batch.x_t.flatten(0, 1), t, batch.prompts * states, self.experiment.sampling.guidance_scale
         )
         return out.unflatten(0, (states, len(batch)))
+
+    def _gain_by_step(self, rollout: Rollout) -> dict[str, dict[int, float]]:
+        if not {PARENT, CHILD} <= set(NEEDS[self.method.search.step_reward]):
+            return {}
+        gain = credit("delta_cross", rollout.parent_value, rollout.value, rollout.next_value)[..., 0]  # [P G S]
+        return {"gain": {int(step): float(gain[..., row].nanmean()) for row, step in enumerate(rollout.steps)}}
 
     def _remember(self, version: int) -> None:
         self.history[version] = self.denoiser.parameters.take(version)
@@ -163,10 +222,5 @@ class Learner:
 
 
 def _last_scores(rollout: Rollout) -> Float[Tensor, "P G"]:
-    """The scores nearest to the finished picture."""
-    return rollout.value[..., -1] if rollout.final.isnan().all() else rollout.final
-
-
-def _gain_by_step(rollout: Rollout) -> dict[int, float]:
-    gain = step_reward(rollout, "delta_parent")  # [P G S]
-    return {int(step): float(gain[..., row].nanmean()) for row, step in enumerate(rollout.steps)}
+    """The first reward's scores nearest to the finished picture."""
+    return (rollout.value[:, :, -1] if rollout.final.isnan().all() else rollout.final)[..., 0]

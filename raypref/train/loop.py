@@ -3,9 +3,13 @@
 import time
 from abc import ABC, abstractmethod
 
+import torch
+
+from raypref.core.pictures import diversity
 from raypref.train.checkpoint import TrainState
 from raypref.train.chunk import evaluation_chunks, rollout_chunks
-from raypref.train.experiment import Experiment
+from raypref.train.experiment import Experiment, GuardAction
+from raypref.train.guards import GuardStop, demanded, picture_alarms
 from raypref.train.learner import UpdateReport
 from raypref.train.runtime import Runtime
 from raypref.train.scorer import Judgement
@@ -23,6 +27,10 @@ class Observer(ABC):
         """After an evaluation of the policy with `iteration` iterations behind it."""
 
     @abstractmethod
+    def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
+        """After guards were tripped in an iteration, before `action` is taken."""
+
+    @abstractmethod
     def checkpointed(self, state: TrainState) -> None:
         """At each point that a run can be resumed from."""
 
@@ -32,23 +40,55 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
 
     Rollouts of iteration i use policy version max(0, i - lag) whatever the runtime, the number of workers, or their
     speed; with lag 1 they are asked for one iteration early, so that samplers work while the learner learns.
+
+    Raises:
+        GuardStop: where a guard that is set to stop was tripped; the last checkpoint is from before.
     """
-    first = 0 if resumed is None else resumed.iteration
-    pairs, seconds = (0, 0.0) if resumed is None else (resumed.pairs, resumed.seconds)
     if resumed is None:
-        observer.pictured(0, runtime.picture(evaluation_chunks(experiment), 0))
+        base = runtime.picture(evaluation_chunks(experiment), 0)
+        observer.pictured(0, base)
+        good = TrainState(0, 0, 0.0, _diversity(experiment, base), runtime.state())
     else:
         runtime.restore(resumed.learner)
-    last, requested = experiment.run.iterations, first
+        good = resumed
+    pairs, seconds, last, requested = good.pairs, good.seconds, experiment.run.iterations, good.iteration
     started = time.perf_counter() - seconds
-    for iteration in range(first, last):
+    for iteration in range(good.iteration, last):
         while requested <= min(iteration + experiment.run.lag, last - 1):
             runtime.request(requested, rollout_chunks(experiment, requested), experiment.policy_version(requested))
             requested += 1
         report = runtime.update(iteration)
         pairs, seconds, done = pairs + report.pairs, time.perf_counter() - started, iteration + 1
         observer.updated(iteration, report, pairs, seconds)
+        alarms = report.alarms
         if done == last or (experiment.evaluate.every and done % experiment.evaluate.every == 0):
-            observer.pictured(done, runtime.picture(evaluation_chunks(experiment), done))
+            judged = runtime.picture(evaluation_chunks(experiment), done)
+            observer.pictured(done, judged)
+            each = experiment.evaluate.images_per_prompt
+            alarms = alarms | picture_alarms(experiment.guard, judged, each, good.base_diversity)
+        if alarms:
+            _answer(experiment, runtime, observer, good, done, alarms)
         if done == last or done % experiment.checkpoint.every == 0:
-            observer.checkpointed(TrainState(done, pairs, seconds, runtime.state()))
+            good = TrainState(done, pairs, seconds, good.base_diversity, runtime.state())
+            observer.checkpointed(good)
+
+
+def _answer(
+    experiment: Experiment, runtime: Runtime, observer: Observer, good: TrainState, done: int, alarms: dict[str, int]
+) -> None:
+    """Does what the guards are set to do."""
+    action = demanded(experiment.guard, alarms)
+    observer.alarmed(done, alarms, action)
+    if action == "stop":
+        raise GuardStop(
+            f"iteration {done}: {', '.join(f'{name} ({count}x)' for name, count in alarms.items())}. The guard is set "
+            f"to stop; the last good state is that of iteration {good.iteration}. Lower optimizer.learning_rate, or "
+            "set the guard to count or roll_back"
+        )
+    if action == "roll_back":
+        runtime.roll_back(good.learner, done)
+
+
+def _diversity(experiment: Experiment, judged: list[Judgement]) -> float:
+    images = torch.cat([part.images for part in judged])
+    return diversity(images.unflatten(0, (-1, experiment.evaluate.images_per_prompt)))

@@ -10,7 +10,7 @@ from raypref.train.learner import UpdateReport
 from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement, Scorer
-from raypref.train.state import LearnerState, learner_state, restore_learner
+from raypref.train.state import LearnerState, learner_state, restore_learner, roll_back
 
 
 class Runtime(ABC):
@@ -35,6 +35,10 @@ class Runtime(ABC):
     @abstractmethod
     def restore(self, state: LearnerState) -> None:
         """Goes on from there."""
+
+    @abstractmethod
+    def roll_back(self, state: LearnerState, version: int) -> None:
+        """Puts an earlier state in the place of the newest version."""
 
     @abstractmethod
     def export_lora(self, folder: Path) -> None:
@@ -83,6 +87,9 @@ class LocalRuntime(Runtime):
 
     def restore(self, state: LearnerState) -> None:
         restore_learner(self.learner, state)
+
+    def roll_back(self, state: LearnerState, version: int) -> None:
+        roll_back(self.learner, state, version)
 
     def export_lora(self, folder: Path) -> None:
         self.learner.export_lora(folder)

@@ -3,9 +3,10 @@
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from raypref.core.types import Rollout, Search
+from raypref.core.search import Search
+from raypref.core.types import Rollout
 from raypref.core.weights import Weights
 from raypref.models.base import Denoiser
 from raypref.train.chunk import Chunk
@@ -62,11 +63,17 @@ class Sampler:
             scoring += time.perf_counter() - started
 
     def picture(self, chunk: Chunk, weights: Weights) -> Judgement:
-        """Finished pictures of the chunk's prompts, judged."""
+        """Finished pictures of the chunk's prompts, judged, and the scores of what was predicted on the way."""
+        walk = self._walk(chunk)
         with self._network:
             self._use(weights)
-            x_0 = finish(self._walk(chunk))
-        return self.scoring.judge(ScoreRequest(x_0, chunk.prompts))
+            x_0, predicted = finish(walk, self.search.recorded())
+        judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
+        if not predicted:
+            return judgement
+        answers = walk.answers(predicted, self.scoring.score(walk.request(predicted)))
+        by_step = {step - 1: scores[0, :, 0] for step, scores in answers.items()}
+        return replace(judgement, score_by_step=by_step)
 
     def _walk(self, chunk: Chunk) -> Walk:
         return Walk(self.denoiser, self.process, chunk, self.guidance_scale)

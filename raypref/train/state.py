@@ -1,21 +1,25 @@
 """The learner's state as a value: what a checkpoint holds. All else follows from the experiment and its seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from raypref.core.weights import Weights
 from raypref.train.learner import Learner
+from raypref.train.reference import ReferenceState
 
 
 @dataclass(frozen=True)
 class LearnerState:
-    """Weights and optimizer."""
+    """Weights, optimizer and reference."""
 
     history: dict[int, Weights]
     """The versions that rollouts may still ask for; the newest is the policy."""
     optimizer: dict[str, Tensor]
     """AdamW's exp_avg, exp_avg_sq and step as "exp_avg/PARAMETER" and so on; empty before the first update."""
+    reference: ReferenceState
+    gradient_level: float
+    """See `Learner.gradient_level`."""
 
 
 def learner_state(learner: Learner) -> LearnerState:
@@ -25,17 +29,22 @@ def learner_state(learner: Learner) -> LearnerState:
         for name, parameter in learner.denoiser.parameters.parameters.items()
         for moment, value in learner.optimizer.state.get(parameter, {}).items()
     }
-    return LearnerState(dict(learner.history), moments)
+    reference = learner.reference.state
+    flat = None if reference.flat is None else reference.flat.detach().cpu().clone()
+    return LearnerState(dict(learner.history), moments, replace(reference, flat=flat), learner.gradient_level)
 
 
 def restore_learner(learner: Learner, state: LearnerState) -> None:
-    """Makes a freshly built learner continue from `state`, bit for bit.
+    """Makes a learner continue from `state`, bit for bit.
 
     Raises:
         WeightsError: where the state belongs to another set of parameters.
     """
     learner.denoiser.parameters.install(state.history[max(state.history)])
     learner.history = dict(state.history)
+    learner.reference.restore(state.reference)
+    learner.gradient_level = state.gradient_level
+    learner.optimizer.state.clear()
     for name, parameter in learner.denoiser.parameters.parameters.items():
         moments = {
             key.partition("/")[0]: value.clone()
@@ -47,3 +56,11 @@ def restore_learner(learner: Learner, state: LearnerState) -> None:
                 moment: value if moment == "step" else value.to(parameter.device) for moment, value in moments.items()
             }
             learner.optimizer.state[parameter] = on_device
+
+
+def roll_back(learner: Learner, state: LearnerState, version: int) -> None:
+    """Puts an earlier state in the place of the newest version. Older versions stay, for rollouts on their way."""
+    good = state.history[max(state.history)]
+    renamed = Weights(replace(good.manifest, version=version), good.flat)
+    kept = {known: weights for known, weights in learner.history.items() if known < version}
+    restore_learner(learner, replace(state, history=kept | {version: renamed}))

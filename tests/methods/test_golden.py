@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from raypref.core.process import Gaussian
-from raypref.core.types import Search, Transitions
+from raypref.core.search import Search
+from raypref.core.types import Transitions
 from raypref.methods.base import Method
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO

@@ -12,7 +12,8 @@ from torch.distributions import Normal
 
 from raypref import methods
 from raypref.core.process import DensityError
-from raypref.core.types import Search, Transitions
+from raypref.core.search import Search
+from raypref.core.types import Transitions
 from raypref.core.weights import WeightsError
 from raypref.methods.base import Method
 from raypref.methods.d3po import D3PO

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from raypref.core.seeding import Key
-from raypref.core.types import Rollout, Search
+from raypref.core.search import Search
+from raypref.core.types import Rollout
 from raypref.models.base import ModelConfig
 from raypref.models.stable_diffusion import StableDiffusion
 from raypref.train.chunk import Chunk, evaluation_chunks, rollout_chunks
