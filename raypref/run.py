@@ -166,9 +166,7 @@ class Recorder(Observer):
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
-        self.directory.append(
-            self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action}
-        )
+        self.directory.append(self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action})
         self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:

@@ -103,9 +103,7 @@ def answer(request: ScoreRequest, score: Score) -> Scores:
     return Scores(value.detach()[:, None], torch.autograd.grad(value.sum(), x_0)[0])
 
 
-def drive(
-    search: Generator[ScoreRequest, Scores, Found], score: Score = score_of
-) -> tuple[Found, list[ScoreRequest]]:
+def drive(search: Generator[ScoreRequest, Scores, Found], score: Score = score_of) -> tuple[Found, list[ScoreRequest]]:
     """Runs a search to its end with one reward, differentiated where asked; also what it wanted scored."""
     requests = []
     try:

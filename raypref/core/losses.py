@@ -29,9 +29,7 @@ class Psi:
     center: PsiCenter = "none"
     """kl: penalises relu(rho_l - KL), the loser's excess over what drift alone shows."""
 
-    def penalty(
-        self, rho_lose: Float[Tensor, " B"], kl_lose: Float[Tensor, " B"], beta: float
-    ) -> Float[Tensor, " B"]:
+    def penalty(self, rho_lose: Float[Tensor, " B"], kl_lose: Float[Tensor, " B"], beta: float) -> Float[Tensor, " B"]:
         """What is subtracted from the margin.
 
         RDPO writes -lambda Psi with Psi = min(0, log pi_ref / pi_theta) = -relu(rho_l), so the printed objective

@@ -5,9 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def timestep_weight(
-    t: Int[Tensor, " B"], trained: Int[Tensor, " S"], total: int, power: float
-) -> Float[Tensor, " B"]:
+def timestep_weight(t: Int[Tensor, " B"], trained: Int[Tensor, " S"], total: int, power: float) -> Float[Tensor, " B"]:
     """lambda(t) proportional to ((t + 1) / total)^power, with mean 1 over the `trained` times.
 
     power > 0 emphasises early, noisy steps, power < 0 late ones, 0 gives exactly 1. "Rethinking DPO in diffusion models"

@@ -26,9 +26,7 @@ class SPO(StepwiseDPO):
     name: ClassVar[str] = "spo"
     paper: ClassVar[str] = "arXiv:2406.04314"
 
-    search: Search = Search(
-        shape="tree", step_reward="q", follow="random", candidates=4, steps=tuple(range(4, 20))
-    )
+    search: Search = Search(shape="tree", step_reward="q", follow="random", candidates=4, steps=tuple(range(4, 20)))
     beta: float = 10.0
     threshold: float = 0.3
     ratio_clip_eps: float = 0.1

@@ -193,9 +193,7 @@ class Learner:
         fresh = replace(pairs, reference_out=None)
         size = self.experiment.optimizer.micro_batch_size
         parts = [self._reference_out(fresh.take(rows)) for rows in torch.arange(len(pairs)).split(size)]
-        return replace(
-            pairs, reference_out=torch.cat(parts, 1).cpu(), reference_version=self.reference.state.version
-        )
+        return replace(pairs, reference_out=torch.cat(parts, 1).cpu(), reference_version=self.reference.state.version)
 
     def _out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
         states = len(batch.x_t)

@@ -216,9 +216,7 @@ def _tree(walk: Walk, search: Search, recording: Recording) -> Generator[ScoreRe
     return state
 
 
-def _branch(
-    walk: Walk, search: Search, recording: Recording, start: State
-) -> Generator[ScoreRequest, Scores, State]:
+def _branch(walk: Walk, search: Search, recording: Recording, start: State) -> Generator[ScoreRequest, Scores, State]:
     """G candidates run `inner_steps` steps, are judged, and one is followed."""
     group, needs = search.candidates, NEEDS[search.step_reward]
     x, out, end = start.x_t, start.out, start.step + search.inner_steps
