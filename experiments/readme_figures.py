@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from raypref.report import relative_change
+from raypref.figures import relative_change
 from raypref.run_directory import RunDirectory
 
 COLUMNS = (

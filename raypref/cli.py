@@ -69,17 +69,49 @@ def show(config: Config, overrides: Overrides = None) -> None:
         typer.echo(f"# {name}: {value}")
 
 
+@app.command(name="best-of-n")
+def best_of_n(
+    config: Config,
+    overrides: Overrides = None,
+    candidates: Annotated[list[int] | None, typer.Option(help="N; may be given several times. Default 8.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="A step reward; several times. Default: all.")] = None,
+    step: Annotated[list[int] | None, typer.Option(help="A step to choose at; several times. Default: all.")] = None,
+) -> None:
+    """Choose the best of N candidates at each step, without training, by every step reward (RDPO's Table 4)."""
+    from raypref.best_of_n import RULES, BestOfN
+    from raypref.best_of_n import best_of_n as choose
+    from raypref.config import load_experiment
+
+    def tell(row: BestOfN) -> None:
+        scores = "  ".join(f"{name} {e.mean:.4f} ± {e.standard_error:.4f}" for name, e in row.rewards.items())
+        cost = f"{row.guided_evaluations} evaluations, {row.reward_calls} reward calls a picture"
+        same = f"; the same pictures as {row.same_as}" if row.same_as else ""
+        typer.echo(f"{row.rule:<21} N = {row.candidates:<3} {scores}  diversity {row.diversity:.4f}  ({cost}{same})")
+
+    choose(load_experiment(config, overrides or []), rule or RULES, candidates or (8,), tuple(step or ()), tell)  # type: ignore[arg-type]
+
+
 @app.command()
-def methods() -> None:
+def methods(as_json: Annotated[bool, typer.Option("--json", help="Names and defaults, for programs.")] = False) -> None:
     """List the preference methods."""
+    import json
+    import warnings
+    from dataclasses import asdict
+
     from raypref import methods as folder
     from raypref.methods.base import Method
     from raypref.registry import named_classes
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a listing trains nothing that a method could warn of
+        found = {name: kind() for name, kind in named_classes(folder, Method).items()}
+    if as_json:
+        typer.echo(json.dumps({name: {"paper": method.paper} | asdict(method) for name, method in found.items()}))
+        return
     table = Table("name", "paper", "search", "candidates", "step reward")
-    for name, kind in named_classes(folder, Method).items():
-        search = kind().search
-        table.add_row(name, kind.paper, search.shape, str(search.candidates), search.step_reward)
+    for name, method in found.items():
+        search = method.search
+        table.add_row(name, method.paper, search.shape, str(search.candidates), search.step_reward)
     Console().print(table)
 
 

@@ -4,21 +4,24 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 from PIL import Image
 
 from raypref.evaluate.heldout import Evaluation
+from raypref.figures import (
+    Rows,
+    draw_by_step,
+    draw_gain,
+    draw_predictions,
+    draw_ratios,
+    draw_rewards,
+    draw_silence,
+    draw_time,
+    relative_change,
+)
 from raypref.run_directory import GRID_ROWS, RunDirectory
 from raypref.train.experiment import Experiment
-
-matplotlib.use("Agg")
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-Rows = list[dict[str, Any]]
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -43,12 +46,16 @@ def write_report(directory: RunDirectory) -> Path:
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
     rows = directory.rows(directory.metrics)
     sections = [_title(experiment, rows), _table(evaluations), _pictures(directory, evaluations)]
+    if evaluations and evaluations[-1].score_by_step:
+        sections.append(_figure("Predictions on the way", draw_predictions(evaluations), PREDICTION_NOTE))
     if rows:
         sections += [
-            _figure("Reward", _draw_rewards(experiment, rows, evaluations), REWARD_NOTE),
-            _figure("Winners and losers", _draw_ratios(rows), RATIO_NOTE),
-            _figure("Gain by step", _draw_gain(rows), GAIN_NOTE) if rows[-1]["gain_by_step"] else "",
-            _figure("Where the time went", _draw_time(rows), TIME_NOTE),
+            _figure("Reward", draw_rewards(experiment, rows, evaluations), REWARD_NOTE),
+            _figure("Winners and losers", draw_ratios(rows), RATIO_NOTE),
+            _figure("By step", draw_by_step(rows), STEP_NOTE),
+            _figure("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
+            _figure("What did not teach", draw_silence(rows), SILENCE_NOTE),
+            _figure("Where the time went", draw_time(rows), TIME_NOTE),
         ]
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     title = html.escape(experiment.run.name)
@@ -67,13 +74,21 @@ RATIO_NOTE = (
     "Mean log-ratio of policy to reference per latent element. On-policy samples have E[rho] = KL whatever their "
     "rank, so both rise with drift; the distance between them is what preference training adds."
 )
+STEP_NOTE = (
+    "Means over the last quarter of the iterations, at each trained step; 0 is the noisiest. An implicit accuracy of "
+    "0.5 is chance: the share of pairs whose winner the policy has come to prefer more than the reference does."
+)
+SILENCE_NOTE = (
+    "Shares of rows that gave no gradient: dropped (ties, scores below the threshold, missing scores) and clamped "
+    "(both arms of a pair, or the clipped ratio of a step)."
+)
+PREDICTION_NOTE = (
+    "Of held-out pictures. Left: the training reward of the clean picture predicted after each trained step. Right: "
+    "Kendall's tau between that score and the finished picture's, among pictures of one prompt; 1: the step score "
+    "ranks as the final reward does, 0: it says nothing about it."
+)
 GAIN_NOTE = "Mean ΔQ = Q(child) − Q(parent) of all candidates at each branch step; 0 is the noisiest step."
 TIME_NOTE = "Busy seconds of each role an iteration, and wall-clock time, to which an evaluation before it counts."
-
-
-def relative_change(before: float, after: float) -> float:
-    """Growth as a share of the size of `before`: positive is better, for rewards below zero too."""
-    return (after - before) / abs(before) if before else 0.0
 
 
 def _title(experiment: Experiment, rows: Rows) -> str:
@@ -140,87 +155,6 @@ def _strips(grid: Path, rows: int) -> list[str]:
         sheet.crop((0, row * height, sheet.width, (row + 1) * height)).save(buffer, format="PNG")
         strips.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return strips
-
-
-def _draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluation]) -> Figure:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    name = experiment.reward.name
-    left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
-    at = [e.iteration for e in evaluations]
-    left.errorbar(
-        at,
-        [e.rewards[name].mean for e in evaluations],
-        [e.rewards[name].standard_error for e in evaluations],
-        marker="o",
-        capsize=3,
-        label="held-out prompts",
-    )
-    left.set(xlabel="iteration", ylabel=name)
-    watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
-    watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
-    watched["diversity"] = [e.diversity for e in evaluations]
-    watched["diversity of form"] = [e.form_diversity for e in evaluations]
-    for label, values in watched.items():
-        right.plot(at, [1 + relative_change(values[0], value) for value in values], marker=".", label=label)
-    right.axhline(1, color="#aaa", lw=0.8)
-    right.set(xlabel="iteration", ylabel="relative to base")
-    _legends(left, right)
-    return figure
-
-
-def _draw_ratios(rows: Rows) -> Figure:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for key, label in (("rho_win", "winner"), ("rho_lose", "loser"), ("kl", "KL")):
-        left.plot(*_series(rows, key), label=label, ls="--" if key == "kl" else "-")
-    left.set(xlabel="iteration", ylabel="log policy / reference")
-    for key in ("loss", "accuracy"):
-        right.plot(*_series(rows, key), label=key)
-    right.set(xlabel="iteration")
-    _legends(left, right)
-    return figure
-
-
-def _draw_gain(rows: Rows) -> Figure:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for step in rows[0]["gain_by_step"]:
-        at = [row["iteration"] for row in rows]
-        axes.plot(at, [row["gain_by_step"][step] for row in rows], label=f"step {step}")
-    axes.axhline(0, color="#aaa", lw=0.8)
-    axes.set(xlabel="iteration", ylabel="mean ΔQ")
-    _legends(axes)
-    return figure
-
-
-def _draw_time(rows: Rows) -> Figure:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    axes = figure.subplots()
-    at = [row["iteration"] for row in rows]
-    wall = [
-        now["seconds"] - before for now, before in zip(rows, [0.0, *(row["seconds"] for row in rows[:-1])], strict=True)
-    ]
-    bottom = [0.0] * len(rows)
-    for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
-                        ("learning", "learner")):  # fmt: skip
-        values = [row["busy_seconds"][role] for row in rows]
-        axes.bar(at, values, bottom=bottom, label=label, width=0.8)
-        bottom = [a + b for a, b in zip(bottom, values, strict=True)]
-    axes.plot(at, wall, color="black", marker=".", label="wall clock")
-    axes.set(xlabel="iteration", ylabel="seconds")
-    _legends(axes)
-    return figure
-
-
-def _series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
-    return [row["iteration"] for row in rows], [row[key] for row in rows]
-
-
-def _legends(*axes: Axes) -> None:
-    for each in axes:
-        each.legend(frameon=False, fontsize=8)
-        each.spines[["top", "right"]].set_visible(False)
 
 
 def _figure(title: str, figure: Figure, note: str) -> str:

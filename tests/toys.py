@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from raypref.core.schedule import Schedule
-from raypref.core.seeding import Key
 from raypref.core.search import Search
-from raypref.core.types import Rollout
+from raypref.core.seeding import Key
 from raypref.core.weights import FlatParameters
 from raypref.models.base import Denoiser
 from raypref.train.chunk import Chunk

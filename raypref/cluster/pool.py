@@ -14,13 +14,13 @@ MAX_ATTEMPTS = 3
 
 @dataclass
 class Job:
-    """A pure function of (chunk, weights): run again, it gives the same answer."""
+    """A pure function of its arguments: run again, it gives the same answer."""
 
     method: str
     """rollout or picture."""
     chunk: Chunk
-    weights: Any
-    """Reference to packed weights."""
+    arguments: tuple[Any, ...]
+    """What follows the chunk: the reference to packed weights first."""
     result: Any = None
     """Reference to the packed answer, once it is there."""
     attempts: int = 0
@@ -112,6 +112,6 @@ class Pool:
             job = self._queue.popleft()
             job.attempts += 1
             call = getattr(self.actors[actor], job.method).options(num_returns=2)
-            result, receipt = call.remote(job.chunk, job.weights)
+            result, receipt = call.remote(job.chunk, *job.arguments)
             self._running[receipt] = (job, actor, result)
             self._load[actor] += 1

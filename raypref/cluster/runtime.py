@@ -10,6 +10,7 @@ from raypref.cluster.connect import connect
 from raypref.cluster.pool import Job, Pool
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
+from raypref.core.search import Search
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
@@ -96,7 +97,7 @@ class RayRuntime(Runtime):
             ) from None
 
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
-        self._jobs[iteration] = [Job("rollout", chunk, self._weights[version]) for chunk in chunks]
+        self._jobs[iteration] = [Job("rollout", chunk, (self._weights[version],)) for chunk in chunks]
         self.pool.submit(self._jobs[iteration])
 
     def update(self, iteration: int) -> UpdateReport:
@@ -107,8 +108,8 @@ class RayRuntime(Runtime):
             del self._weights[old]
         return report
 
-    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
-        jobs = [Job("picture", chunk, self._weights[version]) for chunk in chunks]
+    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+        jobs = [Job("picture", chunk, (self._weights[version], search)) for chunk in chunks]
         self.pool.submit(jobs)
         return [unpack(packed) for packed in ray.get(self.pool.wait_jobs(jobs))]
 

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from raypref.cluster.wire import pack, unpack
+from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
@@ -70,8 +71,8 @@ class SamplerWorker:
     def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, str]:
         return pack(self.sampler.rollout(chunk, unpack(weights))), chunk.name
 
-    def picture(self, chunk: Chunk, weights: Packed) -> tuple[Packed, str]:
-        return pack(self.sampler.picture(chunk, unpack(weights))), chunk.name
+    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, str]:
+        return pack(self.sampler.picture(chunk, unpack(weights), search)), chunk.name
 
 
 class LearnerWorker:

@@ -8,8 +8,8 @@ from torch import Tensor
 def timestep_weight(t: Int[Tensor, " B"], trained: Int[Tensor, " S"], total: int, power: float) -> Float[Tensor, " B"]:
     """lambda(t) proportional to ((t + 1) / total)^power, with mean 1 over the `trained` times.
 
-    power > 0 emphasises early, noisy steps, power < 0 late ones, 0 gives exactly 1. "Rethinking DPO in diffusion models"
-    states that early steps deserve more; this shape is our reading, not the paper's formula.
+    power > 0 emphasises early, noisy steps, power < 0 late ones, 0 gives exactly 1. "Rethinking DPO in diffusion
+    models" states that early steps deserve more; this shape is our reading, not the paper's formula.
     """
 
     def raw(times: Tensor) -> Tensor:

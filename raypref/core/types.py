@@ -3,8 +3,8 @@
     prompts -> rollout(search) -> Rollout -> method.supervise -> Transitions -> method.loss -> Loss -> optimizer
 
 Axes: A arms (WIN, LOSE of a pair; one alone for a policy gradient) | B batch | M states (1 when siblings share their
-parent) | P prompts | G candidates | S recorded steps | R rewards | C H W latent. Only prompts and latents cross a process
-border, never embeddings or modules.
+parent) | P prompts | G candidates | S recorded steps | R rewards | C H W latent. Only prompts and latents cross a
+process border, never embeddings or modules.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from raypref.core.search import Search
 
 WIN, LOSE = 0, 1
 

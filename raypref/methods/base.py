@@ -51,7 +51,7 @@ class Method(ABC):
     def objective(self, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Loss:
         """What is minimised: the loss and, with kl_coef, the divergence from the reference in closed form:
 
-        kl_coef |mean - mean_ref|^2 / (2 sigma^2 C H W), averaged over the parents of a row. It needs no further forward.
+        kl_coef |mean - mean_ref|^2 / (2 sigma^2 C H W), averaged over a row's parents. No further forward is needed.
         """
         loss = self.loss(policy, reference, batch)
         if self.kl_coef == 0:

@@ -30,7 +30,8 @@ class Reference:
     """Three adapter states on one base: the policy's, the reference's, and off, which is the pretrained model.
 
     The update and its regularisation follow the abstract of "Rethinking DPO in diffusion models", which states that the
-    reference should follow the policy, held towards the pretrained model; the formulas are our reading (docs/add-ons.md).
+    reference should follow the policy, held towards the pretrained model; the formulas are our reading (see
+    docs/add-ons.md).
     """
 
     def __init__(self, denoiser: Denoiser, config: ReferenceConfig) -> None:

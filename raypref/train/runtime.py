@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
@@ -25,8 +26,8 @@ class Runtime(ABC):
         """Trains on the rollouts that were requested for an iteration."""
 
     @abstractmethod
-    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
-        """Finished, judged pictures with a version of the weights."""
+    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+        """Finished, judged pictures with a version of the weights; see `Sampler.picture`."""
 
     @abstractmethod
     def state(self) -> LearnerState:
@@ -78,9 +79,9 @@ class LocalRuntime(Runtime):
         weights = self.learner.weights(version)
         return self.learner.update(iteration, [self.sampler.rollout(chunk, weights) for chunk in chunks])
 
-    def picture(self, chunks: list[Chunk], version: int) -> list[Judgement]:
+    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
         weights = self.learner.weights(version)
-        return [self.sampler.picture(chunk, weights) for chunk in chunks]
+        return [self.sampler.picture(chunk, weights, search) for chunk in chunks]
 
     def state(self) -> LearnerState:
         return learner_state(self.learner)

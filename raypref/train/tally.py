@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypref.core.supervise import best_vs_worst, step_reward
 from raypref.core.search import Search
+from raypref.core.supervise import best_vs_worst, step_reward
 from raypref.core.types import LOSE, WIN, Rollout, Transitions, concat_rollouts
 
 NAN = float("nan")

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.distributions import Normal
 
-from raypref.core.seeding import Key
 from raypref.core.search import Search
+from raypref.core.seeding import Key
 from raypref.core.types import Rollout
 from raypref.models.base import ModelConfig
 from raypref.models.stable_diffusion import StableDiffusion

@@ -1,0 +1,150 @@
+"""The curves of a report, one function a figure."""
+
+import math
+from typing import Any
+
+import matplotlib
+
+from raypref.evaluate.heldout import Evaluation
+from raypref.train.experiment import Experiment
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]
+
+RATIOS = {"rho_win": "winner", "rho_lose": "loser", "kl": "KL"}
+
+
+def relative_change(before: float, after: float) -> float:
+    """Growth as a share of the size of `before`: positive is better, for rewards below zero too."""
+    return (after - before) / abs(before) if before else 0.0
+
+
+def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluation]) -> Figure:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    name = experiment.reward.name
+    left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
+    at = [e.iteration for e in evaluations]
+    left.errorbar(
+        at,
+        [e.rewards[name].mean for e in evaluations],
+        [e.rewards[name].standard_error for e in evaluations],
+        marker="o",
+        capsize=3,
+        label="held-out prompts",
+    )
+    left.set(xlabel="iteration", ylabel=name)
+    watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
+    watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
+    watched["diversity"] = [e.diversity for e in evaluations]
+    watched["diversity of form"] = [e.form_diversity for e in evaluations]
+    for label, values in watched.items():
+        right.plot(at, [1 + relative_change(values[0], value) for value in values], marker=".", label=label)
+    right.axhline(1, color="#aaa", lw=0.8)
+    right.set(xlabel="iteration", ylabel="relative to base")
+    _legends(left, right)
+    return figure
+
+
+def draw_ratios(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for key, label in RATIOS.items():
+        left.plot(*_series(rows, key), label=label, ls="--" if key == "kl" else "-")
+    left.set(xlabel="iteration", ylabel="log policy / reference")
+    for key in ("loss", "accuracy"):
+        if key in rows[0]:
+            right.plot(*_series(rows, key), label=key)
+    right.set(xlabel="iteration")
+    _legends(left, right)
+    return figure
+
+
+def draw_by_step(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    late = rows[-math.ceil(len(rows) / 4) :]
+    for key, label in RATIOS.items():
+        left.plot(*_mean_by_step(late, key), label=label, marker=".", ls="--" if key == "kl" else "-")
+    left.set(xlabel="step", ylabel="log policy / reference")
+    for key, label in (("accuracy", "implicit accuracy"), ("zero_gradient", "clamped")):
+        right.plot(*_mean_by_step(late, key), label=label, marker=".")
+    right.set(xlabel="step", ylim=(-0.05, 1.05))
+    _legends(left, right)
+    return figure
+
+
+def draw_silence(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("dropped_share", "dropped"), ("zero_gradient", "clamped")):
+        if key in rows[0]:
+            axes.plot(*_series(rows, key), label=label)
+    axes.set(xlabel="iteration", ylabel="share of rows", ylim=(-0.05, 1.05))
+    _legends(axes)
+    return figure
+
+
+def draw_predictions(evaluations: list[Evaluation]) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for evaluation, label in ((evaluations[0], "base"), (evaluations[-1], "final")):
+        for axes, values in ((left, evaluation.score_by_step), (right, evaluation.tau_by_step)):
+            axes.plot([int(step) for step in values], list(values.values()), marker=".", label=label)
+    left.set(xlabel="step", ylabel="reward of the predicted picture")
+    right.axhline(0, color="#aaa", lw=0.8)
+    right.set(xlabel="step", ylabel="Kendall's tau with the final reward")
+    _legends(left, right)
+    return figure
+
+
+def draw_gain(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for step in rows[0]["by_step"]["gain"]:
+        at = [row["iteration"] for row in rows]
+        axes.plot(at, [row["by_step"]["gain"][step] for row in rows], label=f"step {step}")
+    axes.axhline(0, color="#aaa", lw=0.8)
+    axes.set(xlabel="iteration", ylabel="mean ΔQ")
+    _legends(axes)
+    return figure
+
+
+def draw_time(rows: Rows) -> Figure:
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots()
+    at = [row["iteration"] for row in rows]
+    wall = [
+        now["seconds"] - before for now, before in zip(rows, [0.0, *(row["seconds"] for row in rows[:-1])], strict=True)
+    ]
+    bottom = [0.0] * len(rows)
+    for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
+                        ("learning", "learner")):  # fmt: skip
+        values = [row["busy_seconds"][role] for row in rows]
+        axes.bar(at, values, bottom=bottom, label=label, width=0.8)
+        bottom = [a + b for a, b in zip(bottom, values, strict=True)]
+    axes.plot(at, wall, color="black", marker=".", label="wall clock")
+    axes.set(xlabel="iteration", ylabel="seconds")
+    _legends(axes)
+    return figure
+
+
+def _series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    return [row["iteration"] for row in rows], [row[key] for row in rows]
+
+
+def _mean_by_step(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    """The mean over rows at each step; nothing where the method has no such metric."""
+    steps = sorted({int(step) for row in rows for step in row["by_step"].get(key, {})})
+    found = [[row["by_step"][key][str(step)] for row in rows if str(step) in row["by_step"][key]] for step in steps]
+    return steps, [sum(values) / len(values) for values in found]
+
+
+def _legends(*axes: Axes) -> None:
+    for each in axes:
+        each.legend(frameon=False, fontsize=8)
+        each.spines[["top", "right"]].set_visible(False)
