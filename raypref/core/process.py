@@ -5,7 +5,7 @@ Every kernel here has a Gaussian step whose mean is affine in the state and the 
     x_s ~ N(A x_t + k out, sigma^2),        x_0-hat = a x_t + b out,
 
 so a sampler step is a row of numbers. Sampling and training read the same row; they cannot disagree.
-Sources: DDIM, Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16; DDPM, Ho et al. 2020 (arXiv:2006.11239), eq. 7;
+Sources: rectified flow, Liu et al. 2023 (arXiv:2209.03003); DDIM, Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16; DDPM, Ho et al. 2020 (arXiv:2006.11239), eq. 7;
 v-prediction, Salimans & Ho 2022 (arXiv:2202.00512).
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from raypref.core.schedule import PredictionType, Schedule
+from raypref.core.schedule import FlowSchedule, PredictionType, Schedule
 
 Reduce = Literal["mean", "sum"]
 MIN_STD = 1e-6
@@ -84,7 +84,7 @@ class Gaussian:
 class Process:
     """The table of a sampler with T steps. Step 0 is the noisiest. All coefficients are float64 [T]."""
 
-    t: Int[Tensor, " T"]
+    t: Num[Tensor, " T"]
     """The time that each step starts from: what the network is fed."""
     mean_state: Float[Tensor, " T"]
     """A."""
@@ -139,21 +139,56 @@ def _clean_and_noise(
     return (signal, -noise), (noise, signal)
 
 
-def ddim(schedule: Schedule, num_inference_steps: int, eta: float) -> Process:
-    """DDIM with any eta in [0, 1] (arXiv:2010.02502, eq. 12 and 16); eta = 1 is DDPM's posterior on this grid."""
-    t = schedule.timesteps(num_inference_steps)
-    s = t - len(schedule.alphas_cumprod) // num_inference_steps
-    now, after = schedule.alpha_bar(t), schedule.alpha_bar(s)
-    sigma = eta * ((1 - after) / (1 - now) * (1 - now / after)).clamp(min=0).sqrt()
-    x_0, noise = _clean_and_noise(schedule.prediction_type, now)
-    direction = (1 - after - sigma**2).clamp(min=0).sqrt()
+def bridge(
+    t: Num[Tensor, " T"],
+    now: tuple[Float[Tensor, " T"], Float[Tensor, " T"]],
+    after: tuple[Float[Tensor, " T"], Float[Tensor, " T"]],
+    x_0: tuple[Float[Tensor, " T"], Float[Tensor, " T"]],
+    noise: tuple[Float[Tensor, " T"], Float[Tensor, " T"]],
+    eta: float,
+) -> Process:
+    """DDIM's step between any two (signal, noise) levels of x = signal x_0 + noise_level eps:
+
+        x_s = signal_s x_0-hat + sqrt(noise_s^2 - sigma^2) eps-hat + sigma z
+        sigma = eta noise_s / noise_t sqrt(noise_t^2 - (signal_t / signal_s)^2 noise_s^2)
+
+    With a perfect network x_s has the marginal of its level, whatever eta; eta = 1 is the posterior of the forward
+    process. `x_0` and `noise` are the coefficients of (x_t, out) in x_0-hat and eps-hat.
+    """
+    (signal_t, noise_t), (signal_s, noise_s) = now, after
+    sigma = eta * noise_s / noise_t * (noise_t**2 - (signal_t / signal_s * noise_s) ** 2).clamp(min=0).sqrt()
+    direction = (noise_s**2 - sigma**2).clamp(min=0).sqrt()
     return Process(
         t=t,
-        mean_state=after.sqrt() * x_0[0] + direction * noise[0],
-        mean_out=after.sqrt() * x_0[1] + direction * noise[1],
+        mean_state=signal_s * x_0[0] + direction * noise[0],
+        mean_out=signal_s * x_0[1] + direction * noise[1],
         sigma=sigma,
         x_0_state=x_0[0],
         x_0_out=x_0[1],
+    )
+
+
+def ddim(schedule: Schedule, num_inference_steps: int, eta: float) -> Process:
+    """DDIM with any eta in [0, 1] (arXiv:2010.02502, eq. 12 and 16); eta = 1 is DDPM's posterior on this grid."""
+    t = schedule.timesteps(num_inference_steps)
+    now = schedule.alpha_bar(t)
+    after = schedule.alpha_bar(t - len(schedule.alphas_cumprod) // num_inference_steps)
+    x_0, noise = _clean_and_noise(schedule.prediction_type, now)
+    return bridge(t, (now.sqrt(), (1 - now).sqrt()), (after.sqrt(), (1 - after).sqrt()), x_0, noise, eta)
+
+
+def flow(schedule: FlowSchedule, num_inference_steps: int, eta: float) -> Process:
+    """The stochastic step of a rectified flow, whose network predicts noise - x_0; eta = 0 is the plain Euler step.
+
+    The same bridge as DDIM's, so that marginals are kept at any number of steps; the Euler-Maruyama step of Flow-GRPO
+    (arXiv:2505.05470) keeps them only as steps become small, and agrees with this one there. The last step ends at
+    sigma = 0 and is deterministic.
+    """
+    sigmas = schedule.sigmas(num_inference_steps)
+    now, after = sigmas[:-1], sigmas[1:]
+    ones = torch.ones_like(now)
+    return bridge(
+        schedule.times(num_inference_steps), (1 - now, now), (1 - after, after), (ones, -now), (ones, 1 - now), eta
     )
 
 

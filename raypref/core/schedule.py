@@ -57,3 +57,33 @@ class Schedule:
         """alpha_bar at `times`; a negative time is the one before t = 0."""
         inside = self.alphas_cumprod[times.clamp(min=0)]
         return torch.where(times < 0, torch.full_like(inside, self.final_alpha_cumprod), inside)
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """x_t = (1 - sigma) x_0 + sigma noise, sigma from 1 to 0: rectified flow, as in Stable Diffusion 3.
+
+    Field names are those of diffusers' FlowMatchEulerDiscreteScheduler.
+    """
+
+    num_train_timesteps: int = 1000
+    shift: float = 3.0
+    """Above 1, steps gather at high noise: sigma <- shift sigma / (1 + (shift - 1) sigma)."""
+
+    def _shifted(self, sigma: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def sigmas(self, num_inference_steps: int) -> Float[Tensor, " levels"]:
+        """The noise levels that steps start from, and the 0 that the last one ends at; float64.
+
+        As in diffusers, the grid between the training levels, which are shifted, is shifted again.
+        """
+        if not 1 <= num_inference_steps <= self.num_train_timesteps:
+            raise ValueError(f"num_inference_steps = {num_inference_steps}: choose 1 to {self.num_train_timesteps}.")
+        ends = self._shifted(torch.tensor([1.0, 1 / self.num_train_timesteps], dtype=torch.float64))
+        grid = torch.linspace(float(ends[0]), float(ends[1]), num_inference_steps, dtype=torch.float64)
+        return torch.cat([self._shifted(grid), torch.zeros(1, dtype=torch.float64)])
+
+    def times(self, num_inference_steps: int) -> Float[Tensor, " T"]:
+        """What the network is fed: the noise level times num_train_timesteps."""
+        return self.sigmas(num_inference_steps)[:-1] * self.num_train_timesteps
