@@ -5,7 +5,8 @@ Every kernel here has a Gaussian step whose mean is affine in the state and the 
     x_s ~ N(A x_t + k out, sigma^2),        x_0-hat = a x_t + b out,
 
 so a sampler step is a row of numbers. Sampling and training read the same row; they cannot disagree.
-Sources: rectified flow, Liu et al. 2023 (arXiv:2209.03003); DDIM, Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16; DDPM, Ho et al. 2020 (arXiv:2006.11239), eq. 7;
+Sources: DDIM, Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16; DDPM, Ho et al. 2020 (arXiv:2006.11239), eq. 7;
+rectified flow, Liu et al. 2023 (arXiv:2209.03003);
 v-prediction, Salimans & Ho 2022 (arXiv:2202.00512).
 """
 

@@ -150,7 +150,7 @@ class ReferenceConfig:
         require(0 <= self.pretrained_pull < 1, "pretrained_pull", self.pretrained_pull, "use 0 (off) to below 1.")
         moving = self.update != "frozen"
         require(moving or not self.pretrained_pull, "pretrained_pull", self.pretrained_pull,
-                "a frozen reference is the pretrained model; use update = 'hard' or 'ema', or leave it out.")  # fmt: skip
+                "a frozen reference is the pretrained model; use update = 'ema' or leave it out.")  # fmt: skip
 
 
 GuardAction = Literal["count", "stop", "roll_back"]

@@ -112,7 +112,7 @@ def test_the_predicted_clean_latent_inverts_the_forward_process():
 
 def test_the_last_step_is_deterministic_and_says_so():
     process = flow(FlowSchedule(), 10, eta=1.0)
-    with pytest.raises(DensityError, match="step 9 .* is deterministic"):
+    with pytest.raises(DensityError, match=r"step 9 .* is deterministic"):
         process.check_density((0, 9))
     process.check_density(tuple(range(9)))
 

@@ -1,20 +1,25 @@
 """The step-wise DPO loss against an oracle of plain numbers: loops over pairs and dimensions, math.log, no tensors."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from raypref.core.losses import psi_penalty, stepwise_dpo
+from raypref.core.losses import Psi, stepwise_dpo
 from raypref.core.process import Gaussian
 from raypref.core.types import LOSE, WIN, Loss, Transitions
 
 B, SHAPE = 5, (2, 2, 3)
 DIMS = math.prod(SHAPE)
+OFF = Psi(weight=0.0)
 
 
-def make(states: int = 1, drift: float = 0.4, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple:
+def make(
+    states: int = 1, drift: float = 0.4, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Gaussian, Gaussian, Transitions]:
     """(policy, reference, batch); the policy's mean takes gradients."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -36,12 +41,8 @@ def make(states: int = 1, drift: float = 0.4, seed: int = 0, dtype: torch.dtype 
     return Gaussian(policy, std), Gaussian(reference, std), batch
 
 
-def with_weight(batch: Transitions, weight: Tensor) -> Transitions:
-    return Transitions(batch.prompts, batch.steps, batch.x_t, batch.x_s, batch.credit, weight)
-
-
 def swapped(batch: Transitions) -> Transitions:
-    return Transitions(batch.prompts, batch.steps, batch.x_t.flip(0), batch.x_s.flip(0), batch.credit, batch.weight)
+    return replace(batch, x_t=batch.x_t.flip(0), x_s=batch.x_s.flip(0))
 
 
 def flipped(gaussian: Gaussian) -> Gaussian:
@@ -72,26 +73,42 @@ def oracle_rho(policy: Gaussian, reference: Gaussian, batch: Transitions, reduce
     return rows
 
 
+def oracle_kl_lose(policy: Gaussian, reference: Gaussian, b: int, reduce: str) -> float:
+    """KL(policy || reference) at the loser's parent, from its definition: log-ratio averaged by quadrature."""
+    parent = policy.mean.shape[0] - 1
+    total = 0.0
+    for ours, theirs in zip(policy.mean[parent, b].flatten(), reference.mean[parent, b].flatten(), strict=True):
+        mean, other, std, steps = float(ours), float(theirs), float(policy.std[b]), 2001
+        width = 20 * std / (steps - 1)
+        for k in range(steps):
+            x = mean - 10 * std + k * width
+            log_ours = log_density([x], [mean], std)
+            total += width * math.exp(log_ours) * (log_ours - log_density([x], [other], std))
+    return total / (DIMS if reduce == "mean" else 1)
+
+
 def oracle_losses(
     policy: Gaussian,
     reference: Gaussian,
     batch: Transitions,
     beta: float,
-    psi_lambda: float = 0.0,
-    psi_sign: str = "intended",
+    psi: Psi = OFF,
     ratio_clip_eps: float = 0.0,
     logp_reduce: str = "mean",
 ) -> list[float]:
     losses = []
-    for rho_w, rho_l in oracle_rho(policy, reference, batch, logp_reduce):
+    for b, (rho_w, rho_l) in enumerate(oracle_rho(policy, reference, batch, logp_reduce)):
         # Psi = min(0, log pi_ref(l) / pi_theta(l)); printed: z - lambda Psi; intended: z + lambda Psi
-        psi = min(0.0, -rho_l)
+        center = oracle_kl_lose(policy, reference, b, logp_reduce) if psi.center == "kl" else 0.0
+        penalty = min(0.0, center - rho_l) * psi.weight
+        if psi.inside_beta:
+            penalty *= beta
         ratio_w, ratio_l = math.exp(rho_w), math.exp(rho_l)
         if ratio_clip_eps > 0:
             ratio_w = min(max(ratio_w, 1 - ratio_clip_eps), 1 + ratio_clip_eps)
             ratio_l = min(max(ratio_l, 1 - ratio_clip_eps), 1 + ratio_clip_eps)
         z = beta * (math.log(ratio_w) - math.log(ratio_l))
-        z += psi_lambda * psi if psi_sign == "intended" else -psi_lambda * psi
+        z += penalty if psi.sign == "intended" else -penalty
         losses.append(math.log1p(math.exp(-z)))
     return losses
 
@@ -100,16 +117,19 @@ SETTINGS = [
     pytest.param({"beta": 0.1}, id="tailorpo"),
     pytest.param({"beta": 5.0}, id="strong"),
     pytest.param({"beta": 2.0, "ratio_clip_eps": 0.1}, id="d3po"),
-    pytest.param({"beta": 0.1, "psi_lambda": 100.0}, id="rdpo"),
-    pytest.param({"beta": 2.0, "psi_lambda": 1.5, "psi_sign": "printed"}, id="rdpo printed"),
-    pytest.param({"beta": 2.0, "psi_lambda": 1.5, "ratio_clip_eps": 0.1}, id="clamped with psi"),
-    pytest.param({"beta": 0.01, "psi_lambda": 0.3, "logp_reduce": "sum"}, id="sums"),
+    pytest.param({"beta": 0.1, "psi": Psi(100.0)}, id="rdpo"),
+    pytest.param({"beta": 2.0, "psi": Psi(1.5, sign="printed")}, id="rdpo printed"),
+    pytest.param({"beta": 2.0, "psi": Psi(1.5), "ratio_clip_eps": 0.1}, id="clamped with psi"),
+    pytest.param({"beta": 0.01, "psi": Psi(0.3), "logp_reduce": "sum"}, id="sums"),
+    pytest.param({"beta": 0.4, "psi": Psi(30.0, inside_beta=True)}, id="psi inside beta"),
+    pytest.param({"beta": 2.0, "psi": Psi(5.0, center="kl")}, id="psi around the kl"),
+    pytest.param({"beta": 0.05, "psi": Psi(0.2, "printed", True, "kl"), "logp_reduce": "sum"}, id="everything, sums"),
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("states", [1, 2])
-def test_losses_agree_with_plain_numbers(settings: dict, states: int):
+def test_losses_agree_with_plain_numbers(settings: dict[str, Any], states: int):
     policy, reference, batch = make(states)
     found = stepwise_dpo(policy, reference, batch, **settings).per_example
     wanted = torch.tensor(oracle_losses(policy, reference, batch, **settings), dtype=torch.float64)
@@ -119,8 +139,8 @@ def test_losses_agree_with_plain_numbers(settings: dict, states: int):
 @pytest.mark.parametrize("states", [1, 2])
 def test_float32_losses_agree_with_plain_numbers(states: int):
     policy, reference, batch = make(states, dtype=torch.float32)
-    found = stepwise_dpo(policy, reference, batch, beta=2.0, psi_lambda=1.0).per_example
-    wanted = torch.tensor(oracle_losses(policy, reference, batch, beta=2.0, psi_lambda=1.0))
+    found = stepwise_dpo(policy, reference, batch, beta=2.0, psi=Psi(1.0)).per_example
+    wanted = torch.tensor(oracle_losses(policy, reference, batch, beta=2.0, psi=Psi(1.0)))
     torch.testing.assert_close(found.detach(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -132,7 +152,7 @@ def test_the_oracle_sees_both_sides_of_the_penalty_and_of_the_clamp():
     assert {abs(value) > 0.1 for row in rho for value in row} == {True, False}
 
 
-def one(policy: float, reference: float, std: float, win: float, lose: float, **settings: object) -> float:
+def one(policy: float, reference: float, std: float, win: float, lose: float, **settings: Any) -> float:
     """The loss of a single pair in one dimension."""
     batch = Transitions(
         ("a",), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 1, 1, 1),
@@ -147,7 +167,7 @@ def test_golden_dpo():
     # loss = ln(1 + e^-0.12) = ln 1.886920 = 0.634945. rho_l < 0: Psi is silent under both signs.
     assert one(0.3, 0.1, 0.5, 1.0, -0.5, beta=0.1) == pytest.approx(0.634945, abs=2e-6)
     for sign in ("intended", "printed"):
-        found = one(0.3, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi_lambda=100.0, psi_sign=sign)
+        found = one(0.3, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi=Psi(100.0, sign))
         assert found == pytest.approx(0.634945, abs=2e-6)
 
 
@@ -161,9 +181,22 @@ def test_golden_psi():
     # means -0.1 and 0.1, midpoint 0: rho_w = 1.0 (-0.2) / 0.25 = -0.8, rho_l = -0.5 (-0.2) / 0.25 = 0.4, delta = -0.12.
     # lambda = 0.5: penalty 0.2. intended z = -0.32, loss = ln(1 + e^0.32) = ln 2.377128 = 0.865893;
     # printed z = 0.08, loss = ln(1 + e^-0.08) = ln 1.923116 = 0.653947.
-    arguments = {"beta": 0.1, "psi_lambda": 0.5}
-    assert one(-0.1, 0.1, 0.5, 1.0, -0.5, **arguments) == pytest.approx(0.865893, abs=2e-6)
-    assert one(-0.1, 0.1, 0.5, 1.0, -0.5, psi_sign="printed", **arguments) == pytest.approx(0.653947, abs=2e-6)
+    assert one(-0.1, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi=Psi(0.5)) == pytest.approx(0.865893, abs=2e-6)
+    assert one(-0.1, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi=Psi(0.5, "printed")) == pytest.approx(0.653947, abs=2e-6)
+
+
+def test_golden_psi_inside_beta():
+    # The same pair, with penalty beta lambda rho_l = 0.1 * 0.5 * 0.4 = 0.02: z = -0.14, loss = ln(1 + e^0.14) =
+    # ln 2.150274 = 0.765595.
+    found = one(-0.1, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi=Psi(0.5, inside_beta=True))
+    assert found == pytest.approx(0.765595, abs=2e-6)
+
+
+def test_golden_psi_around_the_kl():
+    # The same pair. KL = (-0.2)^2 / (2 * 0.25) = 0.08, so the excess is 0.4 - 0.08 = 0.32 and the penalty 0.16:
+    # z = -0.28, loss = ln(1 + e^0.28) = ln 2.323130 = 0.842916.
+    found = one(-0.1, 0.1, 0.5, 1.0, -0.5, beta=0.1, psi=Psi(0.5, center="kl"))
+    assert found == pytest.approx(0.842916, abs=2e-6)
 
 
 def test_golden_sum():
@@ -181,8 +214,8 @@ def test_golden_sum():
 
 def test_a_beta_for_sums_is_the_beta_for_means_over_the_dimensions():
     policy, reference, batch = make()
-    mean = stepwise_dpo(policy, reference, batch, beta=0.7, psi_lambda=2.0, logp_reduce="mean")
-    total = stepwise_dpo(policy, reference, batch, beta=0.7 / DIMS, psi_lambda=2.0 / DIMS, logp_reduce="sum")
+    mean = stepwise_dpo(policy, reference, batch, beta=0.7, psi=Psi(2.0), logp_reduce="mean")
+    total = stepwise_dpo(policy, reference, batch, beta=0.7 / DIMS, psi=Psi(2.0 / DIMS), logp_reduce="sum")
     torch.testing.assert_close(mean.per_example, total.per_example, rtol=1e-12, atol=0)
 
 
@@ -190,29 +223,64 @@ def grad(loss: Loss, policy: Gaussian) -> Tensor:
     return torch.autograd.grad(loss.per_example.sum(), policy.mean, retain_graph=True)[0]
 
 
+def penalties(rho: list[float], psi: Psi, kl: float = 0.0, beta: float = 0.1) -> list[float]:
+    return psi.penalty(torch.tensor(rho), torch.full((len(rho),), kl), beta).tolist()
+
+
 def test_intended_psi_raises_and_printed_psi_lowers_the_loss_as_the_loser_rises():
-    rho = torch.tensor([0.0, 1e-3, 0.1, 1.0])
-    assert psi_penalty(rho, 2.0, "intended").tolist() == pytest.approx([0.0, 2e-3, 0.2, 2.0])
-    assert psi_penalty(rho, 2.0, "printed").tolist() == pytest.approx([0.0, -2e-3, -0.2, -2.0])
+    rho = [0.0, 1e-3, 0.1, 1.0]
+    assert penalties(rho, Psi(2.0, "intended")) == pytest.approx([0.0, 2e-3, 0.2, 2.0])
+    assert penalties(rho, Psi(2.0, "printed")) == pytest.approx([0.0, -2e-3, -0.2, -2.0])
+
+
+def test_psi_inside_beta_is_a_tenth_where_beta_is_a_tenth():
+    assert penalties([0.5], Psi(2.0), beta=0.1) == pytest.approx([1.0])
+    assert penalties([0.5], Psi(2.0, inside_beta=True), beta=0.1) == pytest.approx([0.1])
+
+
+def test_psi_around_the_kl_lets_pass_what_drift_alone_shows():
+    assert penalties([0.2, 0.3, 0.5], Psi(2.0, center="kl"), kl=0.3) == pytest.approx([0.0, 0.0, 0.4])
+    assert penalties([0.2, 0.3, 0.5], Psi(2.0, center="none"), kl=0.3) == pytest.approx([0.4, 0.6, 1.0])
 
 
 @pytest.mark.parametrize("sign", ["intended", "printed"])
 def test_psi_is_silent_on_losers_that_fell(sign: str):
     rho = torch.tensor([-1.0, -1e-3], requires_grad=True)
-    penalty = psi_penalty(rho, 100.0, sign)
+    penalty = Psi(100.0, sign).penalty(rho, torch.zeros(2), 0.1)
     assert penalty.tolist() == [0.0, 0.0]
     assert torch.autograd.grad(penalty.sum(), rho)[0].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("center", ["none", "kl"])
 @pytest.mark.parametrize("sign", ["intended", "printed"])
-def test_psi_has_no_gradient_at_the_tie_of_the_first_update(sign: str):
+def test_psi_has_no_gradient_at_the_tie_of_the_first_update(sign: str, center: str):
+    psi = Psi(100.0, sign, center=center)
     rho = torch.zeros(3, requires_grad=True)
-    assert torch.autograd.grad(psi_penalty(rho, 100.0, sign).sum(), rho)[0].tolist() == [0.0] * 3
+    assert torch.autograd.grad(psi.penalty(rho, torch.zeros(3), 0.1).sum(), rho)[0].tolist() == [0.0] * 3
     policy, reference, batch = make(drift=0.0)
     plain = grad(stepwise_dpo(policy, reference, batch, beta=0.1), policy)
-    with_psi = grad(stepwise_dpo(policy, reference, batch, beta=0.1, psi_lambda=100.0, psi_sign=sign), policy)
+    with_psi = grad(stepwise_dpo(policy, reference, batch, beta=0.1, psi=psi), policy)
     assert plain.abs().max() > 0
     assert torch.equal(plain, with_psi)
+
+
+def test_the_kl_that_psi_subtracts_pulls_at_nothing():
+    # One dimension, rho_l = 0.4 and KL = 0.08 as in "golden psi around the kl". rho_l alone has the slope (x_l - m) /
+    # std^2 = -1.6 in m; an attached KL would add -(m - m') / std^2 = 0.8. dL/dm = sigmoid(-z) lambda (-1.6),
+    # z = -lambda 0.32.
+    policy, reference, batch = single(-0.1)
+    found = stepwise_dpo(policy, reference, batch, beta=1e-12, psi=Psi(0.5, center="kl"))
+    assert float(grad(found, policy)) == pytest.approx(0.5 * -1.6 / (1 + math.exp(-0.16)), rel=1e-9)
+
+
+def single(policy: float) -> tuple[Gaussian, Gaussian, Transitions]:
+    """One pair in one dimension: std 0.5, reference 0.1, winner at 1 and loser at -0.5."""
+    mean = torch.full((1, 1, 1, 1, 1), policy, dtype=torch.float64, requires_grad=True)
+    std = torch.tensor([0.5], dtype=torch.float64)
+    x_s = torch.tensor([1.0, -0.5], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
+    batch = Transitions(("a",), torch.zeros(1, dtype=torch.int64), torch.zeros_like(x_s[:1]), x_s,
+                        torch.tensor([[1.0], [0.0]]), torch.ones(1, dtype=torch.float64))  # fmt: skip
+    return Gaussian(mean, std), Gaussian(torch.full_like(mean.detach(), 0.1), std), batch
 
 
 @pytest.mark.parametrize(("sign", "direction"), [("intended", 1), ("printed", -1)])
@@ -220,29 +288,22 @@ def test_the_gradient_of_psi_moves_the_losers_likelihood_as_its_sign_says(sign: 
     # One dimension, rho_l = +0.4 as in "golden psi". rho_l = (x_l - (m + m') / 2) (m - m') / std^2, so
     # d rho_l / d m = (x_l - m) / std^2 = (-0.5 + 0.1) / 0.25 = -1.6. The penalty's part of dL/dm is
     # sigmoid(-z) lambda d rho_l / d m (intended) or its negative (printed).
-    mean = torch.full((1, 1, 1, 1, 1), -0.1, dtype=torch.float64, requires_grad=True)
-    std = torch.tensor([0.5], dtype=torch.float64)
-    reference = Gaussian(torch.full_like(mean.detach(), 0.1), std)
-    x_s = torch.tensor([1.0, -0.5], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
-    batch = Transitions(("a",), torch.zeros(1, dtype=torch.int64), torch.zeros_like(x_s[:1]), x_s,
-                        torch.tensor([[1.0], [0.0]]), torch.ones(1, dtype=torch.float64))  # fmt: skip
-    found = stepwise_dpo(Gaussian(mean, std), reference, batch, beta=1e-9, psi_lambda=0.5, psi_sign=sign)
-    (slope,) = torch.autograd.grad(found.per_example.sum(), mean)
+    policy, reference, batch = single(-0.1)
+    found = stepwise_dpo(policy, reference, batch, beta=1e-9, psi=Psi(0.5, sign))
     z = -direction * 0.5 * 0.4
-    assert float(slope) == pytest.approx(direction * 0.5 * -1.6 / (1 + math.exp(z)), rel=1e-6)
+    assert float(grad(found, policy)) == pytest.approx(direction * 0.5 * -1.6 / (1 + math.exp(z)), rel=1e-6)
 
 
 def test_outside_the_clamp_dpo_is_silent_and_psi_is_not():
     policy, reference, batch = make(drift=8.0)  # every ratio is far outside [0.9, 1.1]
-    batch.x_s[1, [1, 3]] = torch.lerp(reference.mean, policy.mean.detach(), 0.9)[
-        0, [1, 3]
-    ]  # two losers that the policy has raised
+    raised = torch.lerp(reference.mean, policy.mean.detach(), 0.9)[0]
+    batch.x_s[1, [1, 3]] = raised[[1, 3]]  # two losers that the policy has raised
     rho = oracle_rho(policy, reference, batch, "mean")
     assert all(abs(value) > 0.2 for row in rho for value in row)
     clamped = stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=0.1)
     assert torch.count_nonzero(grad(clamped, policy)) == 0
-    assert clamped.metrics["both_clipped"].tolist() == [1.0] * B
-    with_psi = grad(stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=0.1, psi_lambda=0.1), policy)
+    assert clamped.metrics["zero_gradient"].tolist() == [1.0] * B
+    with_psi = grad(stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=0.1, psi=Psi(0.1)), policy)
     rising = [rho_l > 0 for _, rho_l in rho]
     assert rising == [False, True, False, True, False]
     assert [bool(row.abs().sum() > 0) for row in with_psi[0]] == rising
@@ -253,7 +314,7 @@ def test_inside_the_clamp_nothing_changes():
     free, clamped = (stepwise_dpo(policy, reference, batch, beta=0.1, ratio_clip_eps=eps) for eps in (0.0, 0.1))
     assert torch.equal(free.per_example, clamped.per_example)
     assert torch.equal(grad(free, policy), grad(clamped, policy))
-    assert clamped.metrics["both_clipped"].tolist() == [0.0] * B
+    assert clamped.metrics["zero_gradient"].tolist() == [0.0] * B
 
 
 def test_the_clamp_is_asymmetric_in_logs():
@@ -263,7 +324,7 @@ def test_the_clamp_is_asymmetric_in_logs():
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_loss_is_log_two_where_policy_and_reference_agree(settings: dict):
+def test_the_loss_is_log_two_where_policy_and_reference_agree(settings: dict[str, Any]):
     policy, reference, batch = make(drift=0.0)
     found = stepwise_dpo(policy, reference, batch, **settings)
     torch.testing.assert_close(found.per_example.detach(), torch.full((B,), math.log(2), dtype=torch.float64))
@@ -285,7 +346,7 @@ def test_weight_zero_takes_a_pair_out_of_the_gradient_and_leaves_the_others():
     weight = torch.ones(B, dtype=torch.float64)
     weight[2] = 0
     full = grad(stepwise_dpo(policy, reference, batch, beta=0.3), policy)
-    less = grad(stepwise_dpo(policy, reference, with_weight(batch, weight), beta=0.3), policy)
+    less = grad(stepwise_dpo(policy, reference, replace(batch, weight=weight), beta=0.3), policy)
     assert torch.count_nonzero(less[:, 2]) == 0
     keep = [0, 1, 3, 4]
     assert torch.equal(less[:, keep], full[:, keep])
@@ -293,14 +354,14 @@ def test_weight_zero_takes_a_pair_out_of_the_gradient_and_leaves_the_others():
 
 def test_weight_scales_the_margin_inside_the_sigmoid():
     policy, reference, batch = make()
-    heavy = stepwise_dpo(policy, reference, with_weight(batch, torch.full((B,), 3.0).double()), beta=0.1).per_example
+    heavy = stepwise_dpo(policy, reference, replace(batch, weight=torch.full((B,), 3.0).double()), beta=0.1).per_example
     strong = stepwise_dpo(policy, reference, batch, beta=0.3).per_example
     torch.testing.assert_close(heavy, strong, rtol=1e-12, atol=0)
 
 
 def test_pairs_do_not_see_each_other():
     policy, reference, batch = make()
-    together = stepwise_dpo(policy, reference, batch, beta=0.3, psi_lambda=1.0).per_example
+    together = stepwise_dpo(policy, reference, batch, beta=0.3, psi=Psi(1.0)).per_example
     for b in range(B):
         row = slice(b, b + 1)
         alone = stepwise_dpo(
@@ -308,14 +369,14 @@ def test_pairs_do_not_see_each_other():
             Gaussian(reference.mean[:, row], reference.std[row]),
             batch.take(torch.tensor([b])),
             beta=0.3,
-            psi_lambda=1.0,
+            psi=Psi(1.0),
         ).per_example
         torch.testing.assert_close(alone, together[row], rtol=1e-12, atol=0)
 
 
 def test_metrics_are_the_quantities_that_their_names_say():
     policy, reference, batch = make(states=2)
-    metrics = stepwise_dpo(policy, reference, batch, beta=0.3, psi_lambda=1.0).metrics
+    metrics = stepwise_dpo(policy, reference, batch, beta=0.3, psi=Psi(1.0)).metrics
     rho = oracle_rho(policy, reference, batch, "mean")
     drift = ((policy.mean.detach() - reference.mean) ** 2).mean((-3, -2, -1))  # [2 B]
     kl = drift / (2 * policy.std**2)  # each arm has a parent of its own
@@ -327,7 +388,7 @@ def test_metrics_are_the_quantities_that_their_names_say():
         "kl": kl.mean(0).tolist(),
         "rho_win_excess": [row[0] - float(value) for row, value in zip(rho, kl[WIN], strict=True)],
         "rho_lose_excess": [row[1] - float(value) for row, value in zip(rho, kl[LOSE], strict=True)],
-        "both_clipped": [0.0] * B,
+        "zero_gradient": [0.0] * B,
     }
     assert set(wanted) == set(metrics)
     for name, values in wanted.items():
