@@ -105,16 +105,17 @@ def _of_candidate(values: Float[Tensor, "P G S R"], candidate: Int[Tensor, "P S"
 
 def advantages(rollout: Rollout, clip: float) -> Float[Tensor, "P G"]:
     """Final rewards, standardised over all trajectories of the same prompt and clamped to [-clip, clip]; of several
-    rewards the mean. NaN where a score is missing."""
+    rewards the mean. NaN where a score is missing; exactly 0 where all scores are equal, hence float64: the mean of
+    equal numbers is then the number itself, while a rounding error would be standardised to an advantage."""
     rows = defaultdict(list)
     for row, prompt in enumerate(rollout.prompts):
         rows[prompt].append(row)
     result = torch.full_like(rollout.final, torch.nan)
     for same in rows.values():
-        scores = rollout.final[same]  # [n G R]
+        scores = rollout.final[same].double()  # [n G R]
         mean = scores.nanmean((0, 1))
         spread = (scores - mean).square().nanmean((0, 1)).sqrt()
-        result[same] = (scores - mean) / (spread + 1e-6)
+        result[same] = ((scores - mean) / (spread + 1e-6)).to(result)
     return result.mean(-1).clamp(-clip, clip)
 
 
