@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,11 +23,11 @@ Vocabulary = dict[str, list[str]]
 class AttributeNet(nn.Module):
     """A small convolutional classifier with one linear head an attribute."""
 
-    def __init__(self, sizes: dict[str, int], width: int = 32) -> None:
+    def __init__(self, sizes: dict[str, int], width: int = 32, channels: int = 3) -> None:
         super().__init__()
         widths = [width, width * 2, width * 3, width * 4]
         stages: list[nn.Module] = []
-        for before, after in zip([3, *widths[:-1]], widths, strict=True):
+        for before, after in zip([channels, *widths[:-1]], widths, strict=True):
             stages += [
                 nn.Conv2d(before, after, 3, stride=2, padding=1),
                 nn.GroupNorm(8, after),
@@ -39,7 +39,7 @@ class AttributeNet(nn.Module):
         self.trunk = nn.Sequential(*stages)
         self.heads = nn.ModuleDict({name: nn.Linear(16 * widths[-1], count) for name, count in sizes.items()})
 
-    def forward(self, images: Float[Tensor, "B 3 64 64"]) -> dict[str, Float[Tensor, "B _"]]:
+    def forward(self, images: Float[Tensor, "B channels 64 64"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits by attribute; images in [0, 1]."""
         features = self.trunk(2 * images - 1).flatten(1)
         return {name: head(features) for name, head in self.heads.items()}
@@ -67,15 +67,8 @@ class PromptMatch(Reward):
     def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         """See the class. A prompt that names no known attribute is an error."""
         logits, asked = self.judge(images), self.asked(prompts).to(images.device)
-        probability = torch.stack(
-            [
-                head.softmax(1).gather(1, wanted.clamp(min=0)[:, None])[:, 0]
-                for head, wanted in zip(logits.values(), asked.unbind(1), strict=True)
-            ],
-            dim=1,
-        )  # [B A]
         named = asked >= 0
-        return (probability * named).sum(1) / named.sum(1)
+        return (log_probabilities(logits, asked).exp() * named).sum(1) / named.sum(1)
 
     def accuracy(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, Float[Tensor, " B"]]:
         """By attribute: 1 where the likeliest value is the asked one, 0 where not, NaN where the prompt is silent."""
@@ -87,10 +80,7 @@ class PromptMatch(Reward):
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits by attribute, at the resolution that the classifier knows."""
-        self.net.to(images.device)
-        if images.shape[-2:] != (SIDE, SIDE):
-            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
-        return self.net(images.float())  # type: ignore[no-any-return]
+        return self.net.to(images.device)(fitted(images))  # type: ignore[no-any-return]
 
     def asked(self, prompts: Sequence[str]) -> Tensor:
         """[B A] the index of the asked value, -1 where the prompt does not name the attribute."""
@@ -107,3 +97,19 @@ class PromptMatch(Reward):
                 f"classifier knows. Use at least one of: {known}."
             )
         return indices
+
+
+def fitted(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 64 64"]:
+    """Pictures at the resolution that the classifiers know."""
+    if images.shape[-2:] == (SIDE, SIDE):
+        return images.float()
+    return F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+
+
+def log_probabilities(logits: dict[str, Float[Tensor, "B _"]], asked: Int[Tensor, "B A"]) -> Float[Tensor, "B A"]:
+    """The log-probability of each asked value; 0 where the prompt does not name the attribute."""
+    found = [
+        head.log_softmax(1).gather(1, wanted.clamp(min=0)[:, None])[:, 0]
+        for head, wanted in zip(logits.values(), asked.unbind(1), strict=True)
+    ]
+    return torch.stack(found, 1).masked_fill(asked < 0, 0.0)
