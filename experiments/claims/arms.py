@@ -1,0 +1,65 @@
+"""The runs behind docs/claims.md: every arm is a method with its published defaults, unless its name says otherwise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypref.config import load_experiment
+from raypref.train.experiment import Experiment
+
+SEEDS = (0, 1, 2, 3, 4)
+FOLDER = Path(__file__).parent
+
+TREE = "method.search.steps=[0,2,4,6,8]"
+CHAIN = "method.search.steps=[0,1,2,3,4,5,6,7,8,9]"
+DENSE = "method.search.steps=[2,3,4,5,6,7,8,9]"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method and what differs from its defaults."""
+
+    name: str
+    overrides: tuple[str, ...]
+    iterations: int = 10
+
+    def experiment(self, seed: int) -> Experiment:
+        """Its run under a seed."""
+        return load_experiment(
+            FOLDER / "claims.toml",
+            [f"run.seed={seed}", f"run.iterations={self.iterations}", *self.overrides],
+        )
+
+
+def _arm(name: str, method: str, *overrides: str, iterations: int = 10) -> Arm:
+    return Arm(name, (f"method.name={method}", *overrides), iterations)
+
+
+def with_psi(method: str, steps: str, *overrides: str) -> list[Arm]:
+    """The penalty of either sign on a method that has none of its own."""
+    return [
+        _arm(f"{method} + psi {sign}", method, steps, *overrides, "method.psi_lambda=100.0", f"method.psi_sign={sign}")
+        for sign in ("intended", "printed")
+    ]
+
+
+# SPO's scheme with the reward that all others train on; its own preference model has another scale and another aim.
+SPO = (DENSE, "method.threshold=0.0", "optimizer.batch_size=16", "optimizer.micro_batch_size=16")
+LONG = 30
+"""Three times the samples, for the claim of stability; the first third serves the other claims."""
+
+ARMS = [
+    _arm("ddpo", "ddpo", CHAIN, "method.search.candidates=2"),
+    _arm("d3po", "d3po", CHAIN, iterations=LONG),
+    _arm("d3po_delta", "d3po_delta", CHAIN),
+    _arm("spo", "spo", *SPO, iterations=LONG),
+    _arm("tailorpo", "tailorpo", TREE),
+    _arm("tailorpo_g", "tailorpo_g", TREE),
+    _arm("rdpo_star", "rdpo_star", TREE),
+    _arm("rdpo", "rdpo", TREE, iterations=LONG),
+    _arm("rdpo, DDPM", "rdpo", TREE, "sampling.scheduler=ddpm"),
+    *with_psi("d3po", CHAIN),
+    *with_psi("spo", *SPO),
+    *with_psi("tailorpo", TREE),
+    *[_arm(f"rdpo, lambda = {value:g}", "rdpo", TREE, f"method.psi_lambda={value}")
+      for value in (0.01, 0.1, 1.0, 10.0, 10_000.0)],
+]  # fmt: skip
