@@ -131,8 +131,8 @@ class Recording:
             name: [] for name in ("x_t", "x_s", "value", "parent_value", "next_value", "mean")
         }
 
-    def add(self, **columns: Float[Tensor, "G P *rest"]) -> None:
-        """One recorded step."""
+    def add(self, **columns: Float[Tensor, "..."]) -> None:
+        """One recorded step: latents [G P C H W], or [1 P C H W] of a shared parent; scores [G P R]."""
         for name, value in columns.items():
             self.columns[name].append(value)
 
