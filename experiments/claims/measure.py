@@ -10,11 +10,13 @@ import re
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from experiments.claims.arms import ARMS, SEEDS, Arm
+from raypref.best_of_n import best_of_n
 from raypref.dry_run import guided_evaluations
 from raypref.evaluate.heldout import evaluate
 from raypref.train.checkpoint import TrainState
@@ -78,6 +80,16 @@ def measure(arm: Arm, seed: int) -> float:
     return seconds
 
 
+def best_of_n_table() -> None:
+    """RDPO's Table 4: every rule, at every step and at the steps that training branches at."""
+    rows = []
+    for steps in ((), (0, 2, 4, 6, 8)):
+        for row in best_of_n(ARMS[0].experiment(0), candidates=(8,), steps=steps):
+            rows.append(asdict(row) | {"steps": list(steps)})
+            print(row.rule, row.rewards["colorfulness"], row.same_as, flush=True)
+    (RUNS / "best_of_n.json").write_text(json.dumps(rows, indent=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -86,8 +98,11 @@ def main() -> None:
     wanted = [(arm, seed) for seed in SEEDS for arm in ARMS]
     missing = [(arm, seed) for arm, seed in wanted if not path_of(arm, seed).exists()]
     print(f"{len(wanted)} runs, {len(missing)} to do, {args.processes} at a time", flush=True)
+    if not (RUNS / "best_of_n.json").exists():
+        print("step-wise best-of-N", flush=True)
+        best_of_n_table()
     started = time.perf_counter()
-    with ProcessPoolExecutor(args.processes) as pool:
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(measure, arm, seed): (arm, seed) for arm, seed in missing}
         for done, job in enumerate(as_completed(jobs), 1):
             arm, seed = jobs[job]

@@ -65,7 +65,7 @@ class Reenactment:
             clean = self.scheduler.step(
                 self.out(step, x_t), t, x_t, variance_noise=0 * x_t, eta=1.0
             ).pred_original_sample
-        return float(score_of(ScoreRequest(clean, (self.prompt,))))
+        return float(score_of(ScoreRequest(clean, (self.prompt,), torch.zeros(1, dtype=torch.int64))))
 
 
 def check_tree(search: Search, rollout: Rollout, prompt: int, name: str) -> None:
@@ -106,7 +106,7 @@ def test_a_tree_is_what_diffusers_would_have_drawn(follow: str, step_reward: str
 
 
 @pytest.mark.parametrize("same_start", [True, False])
-@pytest.mark.parametrize("step_reward", ["final", "delta_parent", "q"])
+@pytest.mark.parametrize("step_reward", ["final", "delta_cross", "q"])
 def test_chains_are_what_diffusers_would_have_drawn(same_start: bool, step_reward: str):
     search = Search("chain", 2, (0, 1, 7, 19), step_reward, same_start=same_start)
     rollout, requests, _ = explored(search)
@@ -128,7 +128,7 @@ def test_chains_are_what_diffusers_would_have_drawn(same_start: bool, step_rewar
                         assert math.isnan(found)  # nobody asked
                     else:
                         assert found == pytest.approx(slow.quality(step + 1, x_s), abs=1e-2)
-                    if step_reward == "delta_parent":
+                    if step_reward == "delta_cross":
                         assert before == pytest.approx(slow.quality(step, x_t), abs=1e-2)
                     else:
                         assert math.isnan(before)
@@ -146,7 +146,7 @@ def test_a_tree_costs_23_guided_evaluations_a_prompt(step_reward: str):
 
 
 def test_chains_from_one_start_cost_39_guided_evaluations_a_prompt():
-    for step_reward in ("final", "delta_parent"):
+    for step_reward in ("final", "delta_cross"):
         _, _, denoiser = explored(Search("chain", 2, tuple(range(20)), step_reward), ("a", "b"))
         assert denoiser.guided == 39 * 2
     _, _, denoiser = explored(Search("chain", 2, (0,), "final", same_start=False), ("a",))
@@ -211,7 +211,7 @@ def test_what_is_recorded_has_the_density_of_the_reverse_step(search: Search, sc
 
 
 def parts_of(rollout: Rollout) -> list[Tensor]:
-    return [rollout.x_t, rollout.x_s, rollout.value, rollout.parent_value]
+    return [rollout.x_t, rollout.x_s, rollout.value]
 
 
 def row_of(chunk: Chunk, row: int) -> Chunk:
@@ -221,7 +221,7 @@ def row_of(chunk: Chunk, row: int) -> Chunk:
 @pytest.mark.parametrize("shape", ["tree", "chain"])
 @pytest.mark.parametrize("follow", ["best", "random"])
 def test_numbers_belong_to_the_prompt_and_not_to_its_chunk(shape: str, follow: str):
-    search = Search(shape, 2, (0, 2, 6), "delta_parent", follow)
+    search = Search(shape, 2, (0, 2, 6), "q", follow)
     chunk = chunk_of(("a", "f", "q"))
     together = drive(explore(toy_walk(ToyDenoiser(), chunk), search))[0]
     for row in range(3):
@@ -251,14 +251,15 @@ def test_the_same_prompt_twice_gives_two_different_trajectories():
 
 def test_candidates_and_steps_have_noise_of_their_own():
     walk = toy_walk(ToyDenoiser(), chunk_of(("a", "b")))
-    draws = torch.cat([walk.start(3), walk.noise(0, 3), walk.noise(1, 3)]).flatten(0, 1)
-    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(draws) == 18
-    assert torch.equal(walk.noise(1, 3)[:2], walk.noise(1, 2))
+    draws = [walk.start(3), walk.noise("step", 0, 3), walk.noise("step", 1, 3), walk.noise("look-ahead", 1, 3)]
+    assert len({tuple(draw.flatten().tolist()) for draw in torch.cat(draws).flatten(0, 1)}) == 24
+    assert torch.equal(walk.noise("step", 1, 3)[:2], walk.noise("step", 1, 2))
 
 
 def test_a_finished_picture_is_one_plain_trajectory():
     chunk = chunk_of(("a", "q"))
-    found = finish(toy_walk(ToyDenoiser(), chunk))
+    found, predicted = finish(toy_walk(ToyDenoiser(), chunk))
+    assert predicted == {}
     for row, (prompt, key) in enumerate(zip(chunk.prompts, chunk.keys, strict=True)):
         slow = Reenactment(prompt, key)
         x_t = slow.start()

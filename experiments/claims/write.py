@@ -1,0 +1,281 @@
+"""Writes docs/claims.md from what `measure` left: `python -m experiments.claims.write`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.claims.arms import ARMS, LONG, SEEDS
+from experiments.claims.measure import RUNS
+from experiments.claims.statistics import (
+    Mean,
+    Results,
+    Run,
+    difference,
+    gains,
+    metric,
+    over_seeds,
+    read,
+    reward_at,
+    spent,
+)
+
+END = 10
+"""The iteration at which arms are compared; long arms go on to LONG."""
+ONLINE = ("ddpo", "d3po", "spo", "tailorpo", "tailorpo_g", "rdpo_star", "rdpo")
+PAPER_TABLE_1 = {
+    "ddpo": 6.57,
+    "d3po": 6.46,
+    "spo": 5.89,
+    "tailorpo": 6.66,
+    "tailorpo_g": 6.96,
+    "rdpo_star": 7.28,
+    "rdpo": 7.80,
+}
+LAMBDAS = {
+    0: "rdpo_star",
+    0.01: "rdpo, lambda = 0.01",
+    0.1: "rdpo, lambda = 0.1",
+    1: "rdpo, lambda = 1",
+    10: "rdpo, lambda = 10",
+    100: "rdpo",
+    10_000: "rdpo, lambda = 10000",
+}
+
+
+def table(head: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines: list[list[object]] = [[*head], ["---" for _ in head], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def gain_at(axis: str, budget: float) -> Callable[[Run], float]:
+    return lambda run: reward_at(run, axis, budget)
+
+
+gain = gain_at("iteration", END)
+
+
+def at_end(name: str, iteration: int = END) -> Callable[[Run], float]:
+    return lambda run: metric(run, name, iteration)
+
+
+def watched(run: Run) -> float:
+    """Change of prompt_match, which nothing trains on."""
+    at = spent(run, "iteration").index(END)
+    return gains(run, "prompt_match")[at]
+
+
+def budgets(results: Results, arms: tuple[str, ...], axis: str) -> float:
+    """The largest budget that every run of the arms has spent at END."""
+    return min(
+        level
+        for arm in arms
+        for run in results[arm].values()
+        for at, level in zip(spent(run, "iteration"), spent(run, axis), strict=True)
+        if at == END
+    )
+
+
+def table_1(results: Results) -> str:
+    axes = {name: budgets(results, ONLINE, name) for name in ("samples", "guided_evaluations", "kl")}
+    rows: list[list[object]] = []
+    order = sorted(ONLINE, key=lambda arm: -over_seeds(results, arm, gain).value)
+    for arm in order:
+        equal = [over_seeds(results, arm, gain_at(axis, budget)) for axis, budget in axes.items()]
+        rows.append(
+            [
+                f"`{arm}`",
+                over_seeds(results, arm, gain),
+                *equal,
+                over_seeds(results, arm, watched),
+                f"{over_seeds(results, arm, at_end('kl')).value:.4f}",
+                PAPER_TABLE_1[arm],
+            ]
+        )
+    claimed = [
+        ("rdpo", "rdpo_star"),
+        ("rdpo_star", "tailorpo_g"),
+        ("tailorpo_g", "tailorpo"),
+        ("tailorpo", "ddpo"),
+        ("ddpo", "d3po"),
+        ("d3po", "spo"),
+    ]
+    pairs: list[list[object]] = []
+    for better, worse in claimed:
+        line: list[object] = [f"`{better}` above `{worse}`"]
+        for axis, budget in [("iteration", float(END)), *axes.items()]:
+            diff = difference(results, better, worse, gain_at(axis, budget))
+            line.append(f"{diff}: {diff.verdict()}")
+        pairs.append(line)
+    head = ["claim", "equal iterations", "equal samples", "equal evaluations", "equal KL"]
+    return (
+        f"Equal samples: {axes['samples']:.0f} rows; equal evaluations: {axes['guided_evaluations']:.0f} guided forwards; "
+        f"equal KL: {axes['kl']:.5f} nats an element.\n\n"
+        + table(
+            [
+                "method",
+                f"gain after {END} iterations",
+                "at equal samples",
+                "at equal evaluations",
+                "at equal KL",
+                "prompt_match",
+                "KL",
+                "paper (aesthetic)",
+            ],
+            rows,
+        )
+        + "\nThe paper's order, neighbour by neighbour:\n\n"
+        + table(head, pairs)
+    )
+
+
+def table_3(results: Results) -> str:
+    rows: list[list[object]] = []
+    for method in ("d3po", "spo", "tailorpo"):
+        for sign in ("intended", "printed"):
+            arm = f"{method} + psi {sign}"
+            diff = difference(results, arm, method, gain)
+            lower = difference(results, method, arm, at_end("rho_lose"))
+            rows.append(
+                [
+                    f"`{method}`",
+                    sign,
+                    over_seeds(results, method, gain),
+                    over_seeds(results, arm, gain),
+                    f"{diff}: {diff.verdict()}",
+                    f"{scaled(lower)}: {lower.verdict()}",
+                ]
+            )
+    return table(
+        ["method", "sign of Psi", "gain without", "gain with Psi", "Psi raises the reward", "Psi lowers rho_l (1e-3)"],
+        rows,
+    )
+
+
+def scaled(value: Mean) -> Mean:
+    return Mean(1000 * value.value, 1000 * value.half)
+
+
+def table_4() -> str:
+    rows = []
+    for row in json.loads((RUNS / "best_of_n.json").read_text()):
+        reward = row["rewards"]["colorfulness"]
+        where = "five steps" if row["steps"] else "all steps"
+        rows.append(
+            [
+                f"`{row['rule']}`",
+                row["candidates"],
+                "" if row["rule"] == "none" else where,
+                f"{reward['mean']:.4f} ± {reward['standard_error']:.4f}",
+                row["guided_evaluations"],
+                row["reward_calls"],
+                row["same_as"],
+            ]
+        )
+    return table(
+        ["rule", "N", "chosen at", "reward (± s.e. over prompts)", "evaluations", "reward calls", "same pictures as"],
+        rows,
+    )
+
+
+def losers(results: Results) -> str:
+    rows: list[list[object]] = []
+    for arm in (
+        "d3po",
+        "d3po + psi intended",
+        "spo",
+        "spo + psi intended",
+        "tailorpo",
+        "tailorpo + psi intended",
+        "rdpo_star",
+        "rdpo",
+    ):
+        win, lose, kl = (over_seeds(results, arm, at_end(name)) for name in ("rho_win", "rho_lose", "kl"))
+        excess = over_seeds(results, arm, lambda run: metric(run, "rho_lose", END) - metric(run, "kl", END))
+        rows.append([f"`{arm}`", *(scaled(value) for value in (win, lose, kl, excess))])
+    return table(["arm", "rho_w", "rho_l", "KL", "rho_l - KL"], rows)
+
+
+def lambdas(results: Results) -> str:
+    rows: list[list[object]] = [
+        [
+            f"{value:g}",
+            over_seeds(results, arm, gain),
+            over_seeds(results, arm, watched),
+            *(scaled(over_seeds(results, arm, at_end(name))) for name in ("rho_lose", "kl")),
+            f"{over_seeds(results, arm, at_end('grad_norm')).value:.3g}",
+        ]
+        for value, arm in LAMBDAS.items()
+    ]
+    return table(["lambda", "gain", "prompt_match", "rho_l (1e-3)", "KL (1e-3)", "gradient norm before clipping"], rows)
+
+
+def stability(results: Results) -> str:
+    rows: list[list[object]] = []
+    for arm in ("rdpo", "d3po", "spo"):
+        row: list[object] = [f"`{arm}`"]
+        for iteration in (END, 2 * END, LONG):
+            row.append(over_seeds(results, arm, gain_at("iteration", iteration)))
+        final = [run["evaluations"][-1] for run in results[arm].values()]
+        base = [run["evaluations"][0] for run in results[arm].values()]
+        kept = sum(a["diversity"] / b["diversity"] for a, b in zip(final, base, strict=True)) / len(final)
+        right = {name: sum(e["accuracy"][name] for e in final) / len(final) for name in ("colour", "place", "animal")}
+        match = over_seeds(results, arm, lambda run: gains(run, "prompt_match")[-1])
+        rows.append([*row, match, *(f"{value:.2f}" for value in right.values()), f"{kept:.0%}"])
+    return table(
+        [
+            "method",
+            f"gain at {END}",
+            f"at {2 * END}",
+            f"at {LONG}",
+            "prompt_match",
+            "colour right",
+            "place right",
+            "animal right",
+            "diversity kept",
+        ],
+        rows,
+    )
+
+
+def two(results: Results, first: str, second: str, claim: str) -> str:
+    diff = difference(results, first, second, gain)
+    level = budgets(results, (first, second), "kl")
+    same_drift = difference(results, first, second, gain_at("kl", level))
+    return table(
+        ["", f"`{first}`", f"`{second}`", claim, "at equal KL"],
+        [
+            [
+                "gain",
+                over_seeds(results, first, gain),
+                over_seeds(results, second, gain),
+                f"{diff}: {diff.verdict()}",
+                f"{same_drift}: {same_drift.verdict()}",
+            ]
+        ],
+    )
+
+
+def page(results: Results) -> str:
+    seconds = sum(run["seconds"] for runs in results.values() for run in runs.values())
+    sections = {
+        "Table 1: the order of the methods": table_1(results),
+        "Table 3: Psi on top of other methods": table_3(results),
+        "Table 4: step-wise best-of-N": table_4(),
+        "Fig. 1 and 3b: the loser's log-ratio": losers(results),
+        "Fig. 3a: lambda": lambdas(results),
+        "Fig. 3c: three times the samples": stability(results),
+        "DDPM instead of DDIM": two(results, "rdpo, DDPM", "rdpo", "DDPM above DDIM"),
+        "The gain across different parents": two(results, "d3po_delta", "d3po", "gain labels above final labels"),
+    }
+    notes = json.loads((Path(__file__).parent / "reading.json").read_text())
+    body = "".join(f"\n## {title}\n\n{notes[title]}\n\n{content}" for title, content in sections.items())
+    return (
+        f"{notes['head']}\n\n{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of one CPU core. Made by "
+        f"`make claims` from `experiments/claims/`; do not edit.\n{body}"
+    )
+
+
+if __name__ == "__main__":
+    Path("docs/claims.md").write_text(page(read(RUNS)))
+    print("docs/claims.md")
