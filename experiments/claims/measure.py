@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,9 @@ class Curves(Observer):
     """What the claims are read from, in memory."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.rows, self.evaluations, self.alarms = experiment, [], [], 0
+        self.experiment, self.alarms = experiment, 0
+        self.rows: list[dict[str, float]] = []
+        self.evaluations: list[dict[str, Any]] = []
         self._evaluations = self._samples = 0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:

@@ -109,8 +109,8 @@ def table_1(results: Results) -> str:
         pairs.append(line)
     head = ["claim", "equal iterations", "equal samples", "equal evaluations", "equal KL"]
     return (
-        f"Equal samples: {axes['samples']:.0f} rows; equal evaluations: {axes['guided_evaluations']:.0f} guided forwards; "
-        f"equal KL: {axes['kl']:.5f} nats an element.\n\n"
+        f"Equal samples: {axes['samples']:.0f} rows; equal evaluations: {axes['guided_evaluations']:.0f} guided "
+        f"forwards; equal KL: {axes['kl']:.5f} nats an element.\n\n"
         + table(
             [
                 "method",
