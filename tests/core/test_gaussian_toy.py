@@ -1,6 +1,7 @@
 """Acceptance on Gaussians, where everything is known: the optimum of a preference, and the advantage of a step."""
 
 import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from raypref.core.process import Gaussian, Process, ddim
 from raypref.core.search import StepReward
 from raypref.core.supervise import best_vs_worst, step_reward
-from raypref.core.types import Rollout, Transitions
+from raypref.core.types import LOSE, WIN, Rollout
 from raypref.methods.rdpo import RDPO
 from raypref.methods.rdpo_kl import RDPOKL
 from raypref.methods.rdpo_mild import RDPOMild
@@ -18,8 +19,7 @@ from raypref.methods.stepwise_dpo import StepwiseDPO
 from raypref.methods.tailorpo import TailorPO
 from tests.toys import sd_schedule
 
-STD = 0.7
-"""Of the bandit: one step N(mean, STD^2) from one parent, a reward that is linear in the child."""
+STD = 0.7  # of the bandit: one step N(mean, STD^2) from one parent, and a reward that is linear in the child
 
 
 def step(mean: Tensor, rows: int) -> Gaussian:
@@ -220,3 +220,48 @@ class GaussianData:
             policy_version=0,
             policy_checksum="",
         )
+
+
+TOY = GaussianData()
+
+
+@pytest.fixture(scope="module")
+def chains() -> Rollout:
+    return TOY.chains(2000)
+
+
+def label_accuracy(chains: Rollout, kind: StepReward) -> dict[int, float]:
+    """Trained step -> share of the pairs whose winner has the larger true advantage, each arm from its own parent."""
+    pairs = best_vs_worst(chains, step_reward(chains, kind))
+    true = TOY.advantage(pairs.steps, pairs.x_t, pairs.x_s)
+    right = (true[WIN] > true[LOSE]).double()
+    return {step: float(right[pairs.steps == step].mean()) for step in TRAINED}
+
+
+def test_the_toys_value_is_the_mean_reward_of_completions(chains: Rollout):
+    # Over x_T, and over the two completions of each x_T: V(x_T) explains what both of them share.
+    value, final = TOY.value(0, chains.x_t[:, 0, 0]), chains.final[..., 0]
+    error = float(final.std()) / math.sqrt(final.numel())
+    assert abs(float((final - value[:, None]).mean())) < 4 * error
+    one, two = (final - value[:, None]).T
+    shared = float((one * two).mean() / (one.std() * two.std()))
+    assert abs(shared) < 4 / math.sqrt(len(one))
+
+
+def test_across_trajectories_the_gain_of_a_step_labels_it_right_and_its_quality_and_the_picture_do_not(chains: Rollout):
+    gain, quality, final = (label_accuracy(chains, kind) for kind in ("delta_cross", "q", "final"))
+    for step in TRAINED[1:]:
+        assert gain[step] > 0.95
+        assert quality[step] < 0.75
+        assert final[step] < 0.65
+    assert quality[16] < quality[4]  # what a trajectory had before the step weighs more and more
+    assert quality[0] == gain[0] > 0.95  # all start at one x_T: a common parent
+
+
+@pytest.mark.parametrize("kind", ["lookahead_gain", "lookahead_printed"])
+def test_the_next_steps_gain_is_a_coin_flip(chains: Rollout, kind: StepReward):
+    assert all(abs(share - 0.5) < 0.06 for share in label_accuracy(chains, kind).values())
+
+
+def test_eq_6_as_printed_ranks_the_worse_step_first(chains: Rollout):
+    assert all(share < 0.05 for share in label_accuracy(chains, "delta_parent_printed").values())
