@@ -1,10 +1,10 @@
 """The search: what it evaluates, records and follows, against a slow re-enactment with diffusers' own scheduler."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -17,6 +17,7 @@ from raypref.train.chunk import Chunk, evaluation_chunks, rollout_chunks
 from raypref.train.experiment import RunConfig, SamplingConfig
 from raypref.train.rollout import ScoreRequest, explore, finish
 from tests.conftest import MakeExperiment
+from tests.reenactment import Reenactment
 from tests.toys import SAMPLING, ToyDenoiser, chunk_of, drive, score_of, toy_walk
 
 RDPO_STEPS = (0, 4, 8, 12, 16)
@@ -33,63 +34,41 @@ def explored(
     return rollout, requests, denoiser
 
 
-class Reenactment:
-    """One prompt, one latent at a time, by diffusers' DDIM step."""
-
-    def __init__(self, prompt: str, key: Key, steps: int = 20) -> None:
-        self.prompt, self.key, self.denoiser = prompt, key, ToyDenoiser()
-        self.scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1,
-        )  # fmt: skip
-        self.scheduler.set_timesteps(steps)
-
-    def start(self, candidate: int = 0) -> Tensor:
-        return self.key("x_T", 0, candidate).normal(2, 2, 2)[None]
-
-    @torch.no_grad()
-    def out(self, step: int, x_t: Tensor) -> Tensor:
-        return self.denoiser.predict(x_t, self.scheduler.timesteps[step][None], (self.prompt,), 5.0)
-
-    def child(self, step: int, x_t: Tensor, candidate: int) -> Tensor:
-        noise = self.key("step", step, candidate).normal(2, 2, 2)[None]
-        t = self.scheduler.timesteps[step]
-        return self.scheduler.step(self.out(step, x_t), t, x_t, eta=1.0, variance_noise=noise).prev_sample
-
-    def quality(self, step: int, x_t: Tensor) -> float:
-        """Q of a state at the start of a step; `step` = number of steps means that it is clean."""
-        if step == len(self.scheduler.timesteps):
-            clean = x_t
-        else:
-            t = self.scheduler.timesteps[step]
-            clean = self.scheduler.step(
-                self.out(step, x_t), t, x_t, variance_noise=0 * x_t, eta=1.0
-            ).pred_original_sample
-        return float(score_of(ScoreRequest(clean, (self.prompt,), torch.zeros(1, dtype=torch.int64))))
-
-
 def check_tree(search: Search, rollout: Rollout, prompt: int, name: str) -> None:
     slow = Reenactment(name, Key(3)("rollout", prompt))
-    x_t, row = slow.start(), 0
-    for step in range(search.steps[-1] + 1):
+    x_t, row, step = slow.start(), 0, 0
+    while step <= search.steps[-1]:
         if step not in search.steps:
-            x_t = slow.child(step, x_t, 0)
+            x_t, step = slow.child(step, x_t, 0), step + 1
             continue
-        children = [slow.child(step, x_t, candidate) for candidate in range(search.candidates)]
-        values = [slow.quality(step + 1, child) for child in children]
-        torch.testing.assert_close(rollout.x_t[prompt, 0, row], x_t[0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(rollout.x_s[prompt, :, row], torch.cat(children), rtol=1e-4, atol=1e-4)
-        assert rollout.value[prompt, :, row].tolist() == pytest.approx(values, abs=2e-3)
-        known = row > 0 and search.steps[row - 1] == step - 1  # the parent is a child that was scored just before
-        if search.step_reward == "delta_parent" or known:
-            assert float(rollout.parent_value[prompt, 0, row]) == pytest.approx(slow.quality(step, x_t), abs=2e-3)
-        else:
-            assert bool(rollout.parent_value[prompt, 0, row].isnan())
-        if search.follow == "best":
-            chosen = values.index(max(values))
-        else:
-            chosen = slow.key("follow", step).integer(search.candidates)
-        x_t, row = children[chosen], row + 1
+        paths = [[x_t] for _ in range(search.candidates)]
+        for inner in range(search.inner_steps):
+            for candidate, path in enumerate(paths):
+                path.append(slow.child(step + inner, path[-1], candidate))
+        end = step + search.inner_steps
+        before = float(slow.quality(step, x_t))
+        value = torch.tensor([float(slow.quality(end, path[-1])) for path in paths])
+        after = torch.full_like(value, torch.nan)
+        if search.step_reward.startswith("lookahead"):
+            below = [slow.child(end, path[-1], candidate, "look-ahead") for candidate, path in enumerate(paths)]
+            after = torch.tensor([float(slow.quality(end + 1, state)) for state in below])
+        for inner in range(search.inner_steps):
+            close(rollout.x_t[prompt, :, row], torch.cat([path[inner] for path in paths])[: rollout.x_t.shape[1]])
+            close(rollout.x_s[prompt, :, row], torch.cat([path[inner + 1] for path in paths]))
+            close(rollout.value[prompt, :, row, 0], value, 2e-3)
+            close(rollout.next_value[prompt, :, row, 0], after, 2e-3)
+            known = before if search.step_reward.startswith("delta") else math.nan
+            close(rollout.parent_value[prompt, :, row, 0], torch.full((rollout.x_t.shape[1],), known), 2e-3)
+            row += 1
+        ranking = {"lookahead_q": after, "lookahead_gain": after - value, "lookahead_printed": value - after,
+                   "delta_parent_printed": -value}.get(search.step_reward, value)  # fmt: skip
+        best = int(ranking.argmax())
+        x_t = paths[best if search.follow == "best" else slow.key("follow", step).integer(search.candidates)][-1]
+        step = end
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize("follow", ["best", "random"])
@@ -100,7 +79,56 @@ def test_a_tree_is_what_diffusers_would_have_drawn(follow: str, step_reward: str
     rollout, _, _ = explored(search)
     assert rollout.prompts == ("a", "q")
     assert rollout.steps.tolist() == list(steps)
+    assert rollout.final.shape == (2, 3, 1)
     assert bool(rollout.final.isnan().all())
+    assert rollout.mean is None
+    for prompt, name in enumerate(rollout.prompts):
+        check_tree(search, rollout, prompt, name)
+
+
+@pytest.mark.parametrize("follow", ["best", "random"])
+@pytest.mark.parametrize("step_reward", ["delta_parent", "q", "lookahead_q"])
+@pytest.mark.parametrize("steps", [(0, 3, 9), (2, 16)])
+def test_branches_with_inner_steps_run_on_and_are_judged_at_their_end(follow: str, step_reward: str, steps):
+    search = Search(steps=steps, follow=follow, step_reward=step_reward, candidates=2, inner_steps=3)
+    rollout, _, _ = explored(search)
+    assert rollout.steps.tolist() == [step + inner for step in steps for inner in range(3)]
+    for prompt, name in enumerate(rollout.prompts):
+        check_tree(search, rollout, prompt, name)
+    parents = rollout.x_t[:, 0] - rollout.x_t[:, 1]  # [P S ...]
+    apart = parents.flatten(2).abs().amax(2) > 1e-3
+    assert apart.tolist() == [[False, True, True] * len(steps)] * 2
+
+
+def test_inner_steps_may_end_at_the_finished_latent():
+    search = Search(steps=(17,), step_reward="q", inner_steps=3)
+    rollout, requests, _ = explored(search)
+    check_tree(search, rollout, 1, "q")
+    assert torch.equal(requests[0].x_0, rollout.x_s[:, :, -1].transpose(0, 1).flatten(0, 1))
+
+
+@pytest.mark.parametrize("follow", ["best", "random"])
+@pytest.mark.parametrize("step_reward", ["lookahead_q", "lookahead_gain", "lookahead_printed"])
+@pytest.mark.parametrize("steps", [RDPO_STEPS, (0, 1, 18)])
+def test_the_look_ahead_scores_one_further_step_of_every_candidate(follow: str, step_reward: str, steps):
+    search = Search(steps=steps, follow=follow, step_reward=step_reward, candidates=3)
+    rollout, _, _ = explored(search)
+    for prompt, name in enumerate(rollout.prompts):
+        check_tree(search, rollout, prompt, name)
+
+
+@pytest.mark.parametrize("step_reward", ["lookahead_q", "lookahead_gain", "lookahead_printed"])
+def test_nothing_looks_beyond_the_last_step(step_reward: str):
+    with pytest.raises(ValueError, match=r"steps = \[0, 19\]: .* nothing comes after step 19"):
+        Search(steps=(0, 19), step_reward=step_reward).check_steps(20)
+    with pytest.raises(ValueError, match="nothing comes after step 19"):
+        Search(steps=(17,), step_reward=step_reward, inner_steps=3).check_steps(20)
+    Search(steps=(0, 18), step_reward=step_reward).check_steps(20)
+
+
+def test_the_printed_gain_follows_the_worst():
+    search = Search(steps=(0, 3), step_reward="delta_parent_printed", candidates=3)
+    rollout, _, _ = explored(search)
     for prompt, name in enumerate(rollout.prompts):
         check_tree(search, rollout, prompt, name)
 
@@ -122,18 +150,18 @@ def test_chains_are_what_diffusers_would_have_drawn(same_start: bool, step_rewar
                     row = search.steps.index(step)
                     torch.testing.assert_close(rollout.x_t[prompt, candidate, row], x_t[0], rtol=1e-3, atol=1e-3)
                     torch.testing.assert_close(rollout.x_s[prompt, candidate, row], x_s[0], rtol=1e-3, atol=1e-3)
-                    found = float(rollout.value[prompt, candidate, row])
-                    before = float(rollout.parent_value[prompt, candidate, row])
+                    found = float(rollout.value[prompt, candidate, row, 0])
+                    before = float(rollout.parent_value[prompt, candidate, row, 0])
                     if step_reward == "final":
                         assert math.isnan(found)  # nobody asked
                     else:
-                        assert found == pytest.approx(slow.quality(step + 1, x_s), abs=1e-2)
+                        assert found == pytest.approx(float(slow.quality(step + 1, x_s)), abs=1e-2)
                     if step_reward == "delta_cross":
-                        assert before == pytest.approx(slow.quality(step, x_t), abs=1e-2)
+                        assert before == pytest.approx(float(slow.quality(step, x_t)), abs=1e-2)
                     else:
                         assert math.isnan(before)
                 x_t = x_s
-            assert float(rollout.final[prompt, candidate]) == pytest.approx(slow.quality(20, x_t), abs=1e-2)
+            assert float(rollout.final[prompt, candidate]) == pytest.approx(float(slow.quality(20, x_t)), abs=1e-2)
 
 
 @pytest.mark.parametrize("step_reward", ["delta_parent", "q"])
@@ -166,6 +194,40 @@ def test_a_parent_is_scored_once_and_known_after_a_branch():
     assert [len(request.x_0) for request in requests] == [3, 2, 2, 3]
     rollout, _, _ = explored(Search(steps=(2, 3, 4, 9), step_reward="delta_parent"), ("a", "b"))
     assert torch.equal(rollout.parent_value[:, 0, 1:3], rollout.value[:, :, :2].max(1).values)
+
+
+def test_requests_tell_when_each_latent_was_predicted():
+    t = SAMPLING.process(ToyDenoiser().schedule).t.tolist()
+    _, requests, _ = explored(Search(steps=(3, 7, 8, 19), step_reward="delta_parent"), ("a", "b"))
+    assert [request.t.tolist() for request in requests] == [
+        [t[4]] * 4 + [t[3]] * 2,  # two children of two prompts, then their parents
+        [t[8]] * 4 + [t[7]] * 2,
+        [t[9]] * 4,
+        [0] * 4 + [t[19]] * 2,  # the children of the last step are finished
+    ]
+    _, requests, _ = explored(Search(steps=(3, 18), step_reward="lookahead_gain"), ("a",))
+    assert [request.t.tolist() for request in requests] == [[t[4]] * 2 + [t[5]] * 2, [t[19]] * 2 + [0] * 2]
+    _, requests, _ = explored(Search("chain", 2, (5, 19), "delta_cross"), ("a",))
+    assert [request.t.tolist() for request in requests] == [[t[5]] * 2 + [t[6]] * 2 + [t[19]] * 2 + [0] * 2]
+
+
+def test_a_kept_mean_is_that_of_the_policys_step():
+    searches = [Search(steps=(0, 3, 19)), Search(steps=(0, 7), inner_steps=2), Search("chain", 2, (0, 5), "final")]
+    for plain in searches:
+        denoiser = ToyDenoiser()
+        denoiser.stir()
+        rollout, _, _ = explored(replace(plain, keep_mean=True), denoiser=denoiser)
+        assert rollout.mean is not None
+        assert rollout.mean.shape == rollout.x_t.shape
+        for prompt in range(2):
+            for candidate in range(2):
+                parent = min(candidate, rollout.x_t.shape[1] - 1)
+                for row, step in enumerate(rollout.steps.tolist()):
+                    noise = Key(3)("rollout", prompt, "step", step, candidate).normal(2, 2, 2)
+                    sigma = Reenactment("a", Key(0)).sigma(step)
+                    drawn = rollout.mean[prompt, parent, row] + sigma * noise
+                    close(drawn, rollout.x_s[prompt, candidate, row])
+        assert explored(plain)[0].mean is None
 
 
 def test_requests_name_the_prompt_of_every_latent():
@@ -266,6 +328,23 @@ def test_a_finished_picture_is_one_plain_trajectory():
         for step in range(20):
             x_t = slow.child(step, x_t, 0)
         torch.testing.assert_close(found[row], x_t[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_finished_picture_tells_what_was_predicted_on_the_way():
+    chunk = chunk_of(("a", "q"))
+    denoiser = ToyDenoiser()
+    found, predicted = finish(toy_walk(denoiser, chunk), (0, 7, 18, 19))
+    assert denoiser.guided == 2 * 20  # nothing is predicted twice
+    assert torch.equal(found, finish(toy_walk(ToyDenoiser(), chunk))[0])
+    assert list(predicted) == [1, 8, 19]  # after step 19 the latent is the picture itself
+    for row, (prompt, key) in enumerate(zip(chunk.prompts, chunk.keys, strict=True)):
+        slow = Reenactment(prompt, key)
+        x_t = slow.start()
+        for step in range(20):
+            if step in predicted:
+                request = ScoreRequest(predicted[step][:, row], (prompt,), torch.zeros(1, dtype=torch.int64))
+                assert float(score_of(request)) == pytest.approx(float(slow.quality(step, x_t)), abs=1e-2)
+            x_t = slow.child(step, x_t, 0)
 
 
 def test_a_rollout_names_the_weights_that_drew_it():
