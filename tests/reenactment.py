@@ -41,8 +41,12 @@ class Reenactment:
         )
         return float((one - none).mean())
 
+    @torch.no_grad()
     def quality(self, step: int, x_t: Tensor) -> Tensor:
-        """Q of a state at the start of a step, differentiable; `step` = number of steps means that it is clean."""
+        """Q of a state at the start of a step; `step` = number of steps means that it is clean."""
+        return self._quality(step, x_t)
+
+    def _quality(self, step: int, x_t: Tensor) -> Tensor:
         clean = x_t
         if step < len(self.scheduler.timesteps):
             t = self.scheduler.timesteps[step]
@@ -54,4 +58,4 @@ class Reenactment:
     def gradient(self, step: int, x_t: Tensor) -> Tensor:
         """Of Q in the state, through the network."""
         x_t = x_t.detach().requires_grad_()
-        return torch.autograd.grad(self.quality(step, x_t), x_t)[0]
+        return torch.autograd.grad(self._quality(step, x_t), x_t)[0]

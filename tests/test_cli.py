@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from raypref import methods, rewards
-from raypref.dry_run import dry_run, guided_evaluations
+from raypref.dry_run import dry_run
 from raypref.methods.base import Method
-from raypref.methods.d3po import D3PO
-from raypref.methods.rdpo import RDPO
 from raypref.registry import named_classes
 from raypref.rewards.base import Reward
 from tests.recording import small_experiment
@@ -39,12 +37,6 @@ def test_show_prints_the_resolved_config_and_what_it_costs(tmp_path):
 def test_help_loads_nothing_heavy():
     code = "import sys; import raypref.cli; print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
-
-
-def test_guided_evaluations_are_counted_as_the_design_says():
-    # 1 + 5 branches x 2 + 12 plain steps = 23; two chains from one x_T: 1 + 19 x 2 = 39
-    assert guided_evaluations(RDPO().search, 20) == 23
-    assert guided_evaluations(D3PO().search, 20) == 39
 
 
 def test_the_dry_run_counts_pairs_and_updates(random_model):

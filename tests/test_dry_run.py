@@ -1,0 +1,40 @@
+"""What a run would cost, against what the sampler does evaluate."""
+
+import pytest
+
+from raypref.core.search import Guidance, Search
+from raypref.dry_run import guided_evaluations
+from raypref.methods.d3po import D3PO
+from raypref.methods.rdpo import RDPO
+from raypref.train.rollout import explore
+from tests.toys import ToyDenoiser, chunk_of, drive, toy_walk
+
+MOVED = Guidance("reward_ascent")
+SEARCHES = [
+    *(Search(steps=steps) for steps in [(0,), (19,), (18,), (0, 1, 2), (0, 4, 8, 12, 16), (3, 18, 19)]),
+    Search(steps=tuple(range(20)), candidates=4, step_reward="q", follow="random"),
+    *(Search(steps=steps, inner_steps=3) for steps in [(0, 3, 9), (5, 14), (17,), (16,)]),
+    *(Search(steps=steps, step_reward="lookahead_q", candidates=3) for steps in [(0, 4), (0, 1, 17), (18,)]),
+    Search(steps=(2, 16), step_reward="lookahead_gain", inner_steps=3),
+    Search(steps=(2, 15), step_reward="lookahead_gain", inner_steps=3),
+    *(Search(steps=steps, guidance=MOVED) for steps in [(0, 4, 8, 12, 16), (0, 1), (18,), (18, 19), (19,)]),
+    Search(steps=(4, 17), step_reward="lookahead_q", guidance=MOVED),
+    Search("chain", 2, (0, 19), "final"),
+    Search("chain", 3, (0, 19), "delta_cross", same_start=False),
+    Search("chain", 4, (0, 5), "final", same_start=False, keep_mean=True),
+    Search("chain", 2, (0, 18), "lookahead_gain"),
+]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: f"{search.shape}-{search.step_reward}-{search.steps}")
+def test_the_count_is_what_the_sampler_evaluates(search: Search):
+    search.check_steps(20)
+    denoiser = ToyDenoiser()
+    drive(explore(toy_walk(denoiser, chunk_of(("a", "b"))), search))
+    assert denoiser.guided == 2 * guided_evaluations(search, 20)
+
+
+def test_guided_evaluations_are_counted_as_the_design_says():
+    # 1 + 5 branches x 2 + 12 plain steps = 23; two chains from one x_T: 1 + 19 x 2 = 39
+    assert guided_evaluations(RDPO().search, 20) == 23
+    assert guided_evaluations(D3PO().search, 20) == 39
