@@ -6,7 +6,14 @@ from raypref.core.search import Search
 from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig
 from raypref.train.checkpoint import TrainState
-from raypref.train.experiment import EvaluateConfig, Experiment, OptimizerConfig, RunConfig, SamplingConfig
+from raypref.train.experiment import (
+    EvaluateConfig,
+    Experiment,
+    GuardAction,
+    OptimizerConfig,
+    RunConfig,
+    SamplingConfig,
+)
 from raypref.train.learner import UpdateReport
 from raypref.train.loop import Observer
 from raypref.train.scorer import Judgement
@@ -33,12 +40,16 @@ class Recording(Observer):
         self.reports: list[UpdateReport] = []
         self.judgements: dict[int, list[Judgement]] = {}
         self.states: list[TrainState] = []
+        self.alarms: list[tuple[int, dict[str, int], GuardAction]] = []
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         self.reports.append(report)
 
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
         self.judgements[iteration] = judgements
+
+    def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
+        self.alarms.append((iteration, alarms, action))
 
     def checkpointed(self, state: TrainState) -> None:
         self.states.append(state)

@@ -18,6 +18,7 @@ from raypref.core.weights import WeightsError
 from raypref.methods.base import Method
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
+from raypref.methods.spo import SPO
 from raypref.methods.tailorpo import TailorPO
 from raypref.models.base import Denoiser
 from raypref.models.stable_diffusion import StableDiffusion
@@ -63,13 +64,25 @@ def pairs_of(learner: Learner) -> Transitions:
     return learner.method.supervise(joined[0])
 
 
+def judged_as_logits(method: Method) -> Method:
+    """The toy's scores are no logits: SPO's threshold would drop pairs at random."""
+    return replace(method, threshold=0.0) if isinstance(method, SPO) else method
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_fresh_adapter_has_log_ratio_zero_and_the_neutral_loss(name: str):
-    learner = learner_of(METHODS[name]())
-    loss = learner.loss(pairs_of(learner))
-    assert torch.equal(loss.metrics["rho_win"], torch.zeros(len(loss.per_example)))
-    assert torch.equal(loss.metrics["rho_lose"], torch.zeros(len(loss.per_example)))
-    torch.testing.assert_close(loss.per_example.detach(), torch.full((len(loss.per_example),), learner.method.neutral))
+def test_a_fresh_adapter_has_log_ratio_zero_and_no_divergence(name: str):
+    learner = learner_of(judged_as_logits(METHODS[name]()))
+    batch = pairs_of(learner)
+    loss = learner.loss(batch)
+    for metric in ("rho_win", "rho_lose"):  # of single steps each row has one of the two
+        rho = loss.metrics[metric]
+        assert torch.equal(rho[~rho.isnan()], torch.zeros(int((~rho.isnan()).sum())))
+        assert int((~rho.isnan()).sum()) > 0
+    assert torch.equal(loss.metrics["kl"], torch.zeros(len(batch)))
+    if learner.method.arms == 2:
+        torch.testing.assert_close(loss.per_example.detach(), torch.full((len(batch),), math.log(2)))
+    else:
+        torch.testing.assert_close(loss.per_example.detach(), -batch.credit[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_fresh_lora_has_log_ratio_zero_and_the_neutral_loss(experiment: MakeExperiment):
@@ -152,7 +165,7 @@ def naive_losses(learner: Learner, batch: Transitions, beta: float, psi_lambda: 
 
 @pytest.mark.parametrize("shape", ["tree", "chain"])
 def test_shared_forwards_give_the_loss_and_gradients_of_four_separate_ones(shape: str):
-    search = Search(shape, 2, (0, 4, 8, 16), "delta_parent")
+    search = Search(shape, 2, (0, 4, 8, 16), "delta_parent" if shape == "tree" else "delta_cross")
     learner = learner_of(RDPO(search=search, beta=2.0, psi_lambda=1.0), stirred=True)
     batch = pairs_of(learner)
     assert len(batch) == 4
@@ -273,7 +286,7 @@ def test_an_iteration_of_ties_is_refused_by_name():
         return torch.zeros(len(request.x_0))
 
     data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
-    with pytest.raises(NoPairs, match="iteration 0: every pair is a tie"):
+    with pytest.raises(NoPairs, match="iteration 0: every pair is a tie.*'tie': 5"):
         learner.update(0, data)
 
 
@@ -329,13 +342,15 @@ def test_the_report_says_what_happened():
     value = torch.cat([part.rollout.value for part in data])
     parent = torch.cat([part.rollout.parent_value for part in data])
     assert report.pairs == 10
-    assert report.metrics["dropped_pairs"] == 0
-    assert report.metrics["reward"] == pytest.approx(float(value[..., -1].mean()), rel=1e-5)
+    assert all(report.metrics[f"dropped_{why}"] == 0 for why in ("unscored", "tie", "threshold", "share"))
+    assert report.alarms == {}
+    assert report.metrics["reward"] == pytest.approx(float(value[:, :, -1].mean()), rel=1e-5)
     gain = value - parent
     assert report.metrics["credit_win"] == pytest.approx(float(gain.amax(1).mean()), rel=1e-5)
     assert report.metrics["credit_lose"] == pytest.approx(float(gain.amin(1).mean()), rel=1e-5)
-    assert list(report.gain_by_step) == [0, 4, 8, 12, 16]
-    assert list(report.gain_by_step.values()) == pytest.approx(gain.mean((0, 1)).tolist(), rel=1e-4, abs=1e-5)
+    found = report.by_step["gain"]
+    assert list(found) == [0, 4, 8, 12, 16]
+    assert list(found.values()) == pytest.approx(gain.mean((0, 1, 3)).tolist(), rel=1e-4, abs=1e-5)
     assert report.metrics["updates"] == 3  # 10 pairs in batches of 4
 
 
@@ -343,7 +358,7 @@ def test_a_chain_without_stepwise_scores_reports_no_gains():
     learner = learner_of(D3PO())
     data = rollouts(learner)
     report = learner.update(0, data)
-    assert report.gain_by_step == {}
+    assert "gain" not in report.by_step
     final = torch.cat([part.rollout.final for part in data])
     assert report.metrics["reward"] == pytest.approx(float(final.mean()), rel=1e-5)
 

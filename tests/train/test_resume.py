@@ -63,7 +63,7 @@ def test_running_twice_gives_the_same_bits_and_another_seed_does_not(random_mode
 def test_checkpoints_are_whole_or_absent_and_old_ones_go(random_model, tmp_path):
     state = finished(small_experiment(random_model, iterations=1)).states[0]
     for iteration in (1, 2, 3):
-        write_checkpoint(tmp_path, type(state)(iteration, 0, 0.0, state.learner), keep=2)
+        write_checkpoint(tmp_path, replace(state, iteration=iteration), keep=2)
     assert [path.name for path in checkpoints(tmp_path)] == ["000002", "000003"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003"]
 
@@ -133,5 +133,5 @@ def test_the_report_is_one_file_with_pictures_and_curves(toml):
     directory = RunDirectory(train(load_experiment(toml, ["run.iterations=1"])))
     page = directory.report.read_text()
     assert page.count("data:image/png;base64,") == 2 * 3  # a strip a prompt, before and after
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == page.count("<figure>") >= 4
     assert "src='http" not in page
