@@ -155,8 +155,8 @@ def test_guidance_follows_the_first_reward_through_decoder_and_network(random_mo
 def test_a_missing_score_has_no_gradient_and_spoils_no_other():
     class Picky(Colorfulness):
         def score(self, images, prompts):
-            scores = super().score(images, prompts)
-            return torch.where(torch.tensor([prompt == "bad" for prompt in prompts]), torch.nan, scores)
+            missing = torch.tensor([torch.nan if prompt == "bad" else 0.0 for prompt in prompts])
+            return super().score(images, prompts) + missing
 
     class Plain(Decoder):
         def decode(self, latents: Tensor) -> Tensor:

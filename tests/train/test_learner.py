@@ -1,6 +1,7 @@
 """The learner: two forwards a stored parent, exact resumption, and refusal of what it did not order."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,25 +12,26 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from raypref import methods
-from raypref.core.process import DensityError
+from raypref.core.process import DensityError, Gaussian
 from raypref.core.search import Search
-from raypref.core.types import Transitions
+from raypref.core.types import Transitions, concat_rollouts
 from raypref.core.weights import WeightsError
 from raypref.methods.base import Method
 from raypref.methods.d3po import D3PO
+from raypref.methods.ddpo import DDPO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
 from raypref.methods.tailorpo import TailorPO
 from raypref.models.base import Denoiser
 from raypref.models.stable_diffusion import StableDiffusion
 from raypref.registry import named_classes
-from raypref.train.experiment import Experiment, OptimizerConfig, RunConfig, SamplingConfig
-from raypref.train.learner import Learner, NoPairs
-from raypref.train.rollout import ScoreRequest
+from raypref.train.experiment import Experiment, GuardConfig, OptimizerConfig, RunConfig, SamplingConfig
+from raypref.train.learner import WARM_UP, Learner, NoPairs
+from raypref.train.rollout import ScoreRequest, Scores, explore
 from raypref.train.sampler import SampledRollout
 from raypref.train.state import learner_state, restore_learner
 from tests.conftest import MakeExperiment
-from tests.toys import ToyDenoiser, chunk_of, sampled
+from tests.toys import ToyDenoiser, chunk_of, sampled, score_of, toy_walk
 
 SAMPLING = SamplingConfig(num_inference_steps=20, guidance_scale=5.0)
 METHODS = named_classes(methods, Method)
@@ -286,7 +288,7 @@ def test_an_iteration_of_ties_is_refused_by_name():
         return torch.zeros(len(request.x_0))
 
     data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
-    with pytest.raises(NoPairs, match="iteration 0: every pair is a tie.*'tie': 5"):
+    with pytest.raises(NoPairs, match=r"iteration 0: every pair is a tie.*'tie': 5"):
         learner.update(0, data)
 
 
@@ -361,6 +363,169 @@ def test_a_chain_without_stepwise_scores_reports_no_gains():
     assert "gain" not in report.by_step
     final = torch.cat([part.rollout.final for part in data])
     assert report.metrics["reward"] == pytest.approx(float(final.mean()), rel=1e-5)
+
+
+def test_metrics_are_told_by_step():
+    learner = learner_of(RDPO(beta=2.0), stirred=True, optimizer=OptimizerConfig(1e-2, 10, 5))
+    data = rollouts(learner)
+    batches = [learner.method.supervise(part.rollout) for part in data]
+    losses = [learner.loss(batch) for batch in batches]
+    report = learner.update(0, data)
+    steps = torch.cat([batch.steps for batch in batches])
+    for name in ("rho_win", "rho_lose", "kl", "margin"):
+        values = torch.cat([loss.metrics[name] for loss in losses])
+        wanted = {step: float(values[steps == step].mean()) for step in (0, 4, 8, 12, 16)}
+        assert report.by_step[name] == pytest.approx(wanted, rel=1e-3, abs=1e-5), name
+        assert report.metrics[name] == pytest.approx(float(values.mean()), rel=1e-3, abs=1e-5), name
+    whole = torch.cat([loss.per_example.detach() for loss in losses])
+    assert report.by_step["loss"][8] == pytest.approx(float(whole[steps == 8].mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_update_that_is_not_finite_is_counted_and_not_applied(bad: float):
+    learner = learner_of(RDPO(), optimizer=OptimizerConfig(1e-2, 10, 5))
+    data = rollouts(learner)
+    data[1].rollout.x_t[0, 0, 2] = bad
+    before = learner.denoiser.parameters.flat.clone()
+    report = learner.update(0, data)
+    assert report.alarms == {"nonfinite": 1}
+    assert math.isnan(report.metrics["grad_norm"])
+    assert report.metrics["updates"] == 1
+    assert torch.equal(learner.weights(1).flat, before)
+    assert learner_state(learner).optimizer == {}
+    assert learner.reference.state.updates == 0
+    assert math.isnan(learner.gradient_level)
+
+
+def test_the_other_updates_of_an_iteration_go_on():
+    learner = learner_of(RDPO(), optimizer=OptimizerConfig(1e-2, 1, 1))
+    data = rollouts(learner)
+    data[1].rollout.x_t[0, 0, 2] = torch.nan
+    report = learner.update(0, data)
+    assert report.alarms == {"nonfinite": 1}
+    assert report.metrics["updates"] == 10
+    assert learner.reference.state.updates == 9
+    assert float(learner_state(learner).optimizer["exp_avg/bias"].norm()) > 0
+    assert bool(learner.weights(1).flat.isfinite().all())
+    assert math.isfinite(report.metrics["grad_norm"])
+
+
+def steps_with(learner: Learner, norms: list[float]) -> tuple[Counter[str], list[float]]:
+    """Optimizer steps whose gradients have these norms; the alarms, and the running level after each."""
+    alarms, levels = Counter[str](), []
+    for norm in norms:
+        for parameter in learner.denoiser.parameters.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        learner.denoiser.bias.grad[0] = norm
+        assert learner._step(alarms) == pytest.approx(norm, nan_ok=True)
+        levels.append(learner.gradient_level)
+    return alarms, levels
+
+
+def test_a_gradient_far_above_its_level_is_a_spike_once_the_level_is_known():
+    def alarms_of(norms: list[float]) -> dict[str, int]:
+        return dict(steps_with(learner_of(RDPO(), guard=GuardConfig(spike_factor=3.0)), norms)[0])
+
+    assert alarms_of([1.0] * WARM_UP + [2.9]) == {}
+    assert alarms_of([1.0] * WARM_UP + [3.1]) == {"gradient_spike": 1}
+    assert alarms_of([1.0] * (WARM_UP - 1) + [100.0]) == {}
+    assert alarms_of([1.0] * WARM_UP + [3.1, 1.0, 3.1]) == {"gradient_spike": 1}  # by then the level is 1.19
+    assert alarms_of([1.0] * WARM_UP + [math.nan, 3.1]) == {"nonfinite": 1, "gradient_spike": 1}
+
+
+def test_the_level_is_a_running_mean_of_norms_before_clipping():
+    _, levels = steps_with(learner_of(RDPO()), [4.0, 2.0, math.nan, 1.0])
+    assert levels == pytest.approx([4.0, 0.9 * 4 + 0.2, 3.8, 0.9 * 3.8 + 0.1])
+
+
+def test_the_level_survives_a_restart():
+    learner = learner_of(RDPO())
+    learner.update(0, rollouts(learner))
+    state = learner_state(learner)
+    assert math.isfinite(state.gradient_level)
+    resumed = learner_of(RDPO())
+    restore_learner(resumed, state)
+    assert resumed.gradient_level == learner.gradient_level
+
+
+SHORT_DDPO = DDPO(search=replace(DDPO().search, steps=(0, 4, 8)), clip_range=0.5)
+
+
+def test_the_first_policy_gradient_is_reinforce():
+    """Ratio 1, and the gradient of -A log pi, with log densities of torch's own."""
+    learner = learner_of(SHORT_DDPO, stirred=True)
+    batch = pairs_of(learner)
+    assert len(batch) == 4 * 3
+    loss = learner.loss(batch)
+    torch.testing.assert_close(loss.metrics["ratio"], torch.ones(12), rtol=0, atol=1e-5)
+    weights = list(learner.denoiser.parameters.parameters.values())
+    process, surrogate = learner.process, []
+    for b in range(len(batch)):
+        step = int(batch.steps[b])
+        out = learner.denoiser.predict(batch.x_t[0, b][None], process.t[step][None], (batch.prompts[b],), 5.0)
+        mean = process.mean_state[step] * batch.x_t[0, b] + process.mean_out[step] * out[0]
+        density = Normal(mean.double(), process.sigma[step]).log_prob(batch.x_s[0, b].double()).mean()
+        surrogate.append(-float(batch.credit[0, b]) * density)
+    wanted = torch.autograd.grad(torch.stack(surrogate).sum(), weights)
+    for one, two in zip(torch.autograd.grad(loss.per_example.sum(), weights), wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4 * float(two.abs().max()))
+
+
+def test_a_kept_mean_makes_the_ratio_exactly_one():
+    learner = learner_of(SHORT_DDPO, stirred=True)
+    batch = pairs_of(learner)
+    process = learner.process
+    drew = Gaussian(batch.mean, process.sigma[batch.steps].float())
+    reference = Gaussian(torch.zeros_like(batch.mean), drew.std)
+    assert torch.equal(learner.method.loss(drew, reference, batch).metrics["ratio"], torch.ones(len(batch)))
+
+
+def test_the_policy_gradient_makes_good_trajectories_likelier():
+    learner = learner_of(SHORT_DDPO, optimizer=OptimizerConfig(1e-3, 24, 12, num_inner_epochs=4))
+    data = rollouts(learner)
+    report = learner.update(0, data)
+    assert report.metrics["updates"] == 4
+    assert report.pairs == 24
+    batch = learner.method.supervise(concat_rollouts([part.rollout for part in data]))
+    ratio, advantage = learner.loss(batch).metrics["ratio"], batch.credit[0]
+    assert float((ratio.log() * advantage).mean()) > 0
+
+
+def test_a_trajectory_like_all_others_teaches_nothing():
+    learner = learner_of(SHORT_DDPO)
+    denoiser = ToyDenoiser()
+    denoiser.parameters.install(learner.weights(0))
+
+    def flat_score(request: ScoreRequest) -> Tensor:
+        return torch.full((len(request.x_0),), 0.1)
+
+    data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
+    with pytest.raises(NoPairs, match=r"'tie': 12"):
+        learner.update(0, data)
+
+
+def test_several_rewards_decide_together():
+    """Pareto labels: the winner is nowhere worse; where the rewards disagree there is no pair, and it is counted."""
+    learner = learner_of(TailorPO(), optimizer=OptimizerConfig(1e-2, 2, 2))
+    denoiser = ToyDenoiser()
+    denoiser.parameters.install(learner.weights(0))
+    search = explore(toy_walk(denoiser, chunk_of(("a", "q", "z")), SAMPLING), learner.method.search)
+    request = next(search)
+    try:
+        while True:
+            first = score_of(request)
+            second = request.x_0.flatten(1).sum(1)
+            request = search.send(Scores(torch.stack([first, second], 1)))
+    except StopIteration as done:
+        rollout = done.value
+    value = rollout.value  # [P 2 S 2]
+    agree = (value[:, 0] > value[:, 1]).all(-1) | (value[:, 0] < value[:, 1]).all(-1)
+    assert 0 < int(agree.sum()) < agree.numel()
+    report = learner.update(0, [SampledRollout(rollout, 0.0, 0.0)])
+    assert report.pairs == int(agree.sum())
+    assert report.metrics["dropped_tie"] == int((~agree).sum())
+    assert report.metrics["dropped_share"] == pytest.approx(float((~agree).float().mean()))
+    assert report.metrics["reward"] == pytest.approx(float(value[:, :, -1, 0].mean()), rel=1e-5)
 
 
 def test_the_toy_is_a_denoiser_like_any_other():
