@@ -245,6 +245,18 @@ def test_psi_around_the_kl_lets_pass_what_drift_alone_shows():
     assert penalties([0.2, 0.3, 0.5], Psi(2.0, center="none"), kl=0.3) == pytest.approx([0.4, 0.6, 1.0])
 
 
+def test_psi_subtracts_the_kl_of_the_losers_own_parent():
+    # Drawn from the policy itself, rho is KL on average, to either side of it; KLs of the two parents differ.
+    policy, reference, batch = make(states=2, drift=1.0)
+    own = replace(batch, x_s=policy.mean.detach() + batch.x_s - reference.mean)
+    rho = oracle_rho(policy, reference, own, "mean")
+    kl = [oracle_kl_lose(policy, reference, b, "mean") for b in range(B)]
+    assert {rho[b][1] > kl[b] for b in range(B)} == {True, False}
+    psi = Psi(5.0, center="kl")
+    found = stepwise_dpo(policy, reference, own, beta=2.0, psi=psi).per_example.tolist()
+    assert found == pytest.approx(oracle_losses(policy, reference, own, beta=2.0, psi=psi), rel=1e-6)
+
+
 @pytest.mark.parametrize("sign", ["intended", "printed"])
 def test_psi_is_silent_on_losers_that_fell(sign: str):
     rho = torch.tensor([-1.0, -1e-3], requires_grad=True)
