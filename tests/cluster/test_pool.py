@@ -43,7 +43,7 @@ class Echo:
 
 
 def jobs(count, weights=None, method="rollout"):
-    return [Job(method, Chunk(f"chunk {index}", (), ()), weights) for index in range(count)]
+    return [Job(method, Chunk(f"chunk {index}", (), ()), (weights,)) for index in range(count)]
 
 
 def actors(count, **options):
