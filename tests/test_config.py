@@ -9,6 +9,7 @@ import tomli_w
 
 from raypref.cli import main
 from raypref.config import load_experiment, resolved
+from raypref.core.search import Guidance
 from raypref.methods.rdpo import RDPO
 
 GOOD = """
@@ -93,6 +94,93 @@ BROKEN = [
     (["cluster.samplers=0"], "cluster.samplers = 0: use 1 or more."),
     (["cluster.runtime=slurm"], "cluster.runtime = 'slurm': input should be 'ray' or 'local'"),
     (["run.wandb_project=mine"], "run.wandb_project = 'mine': wandb is not installed; run `pip install"),
+    (["method.threshold=1.0"], "method.threshold = 1.0: use 0 (only ties are dropped) or a number below 1."),
+    (["method.kl_coef=-0.1"], "method.kl_coef = -0.1: use 0 (off) or more, such as 0.01."),
+    (["method.psi_center=mean"], "method.psi_center = 'mean': input should be 'none' or 'kl'"),
+    (["method.search.inner_steps=0"], "method.search.inner_steps = 0: use 1 or more."),
+    (
+        ["method.search.inner_steps=5"],
+        "method.search.inner_steps = 5: a branch would run into the next one; keep steps = [0, 4, 8, 12, 16]",
+    ),
+    (
+        ["method.search.inner_steps=3", "method.search.steps=[0,18]"],
+        "method.search.steps = [0, 18]: with num_inference_steps = 20 the last step is 19.",
+    ),
+    (
+        ["method.name=d3po", "method.search.inner_steps=2", "method.search.steps=[0,4]"],
+        "method.search.inner_steps = 2: only a tree's branches have inner steps; use 1.",
+    ),
+    (
+        ["method.search.step_reward=delta_cross"],
+        "method.search.step_reward = 'delta_cross' compares candidates of different parents",
+    ),
+    (
+        ["method.name=d3po", "method.search.step_reward=delta_parent"],
+        "method.search.step_reward = 'delta_parent' is for siblings; trajectories of a chain have parents of their",
+    ),
+    (
+        ["method.search.step_reward=lookahead_q", "method.search.steps=[0,19]"],
+        "method.search.steps = [0, 19]: step_reward = 'lookahead_q' looks one step ahead, and nothing comes after step "
+        "19; leave it out.",
+    ),
+    (
+        ["method.search.guidance.kind=uphill"],
+        "method.search.guidance.kind = 'uphill': input should be 'none', 'reward_ascent' or 'target_l2'",
+    ),
+    (["method.search.guidance.scale=0.0"], "method.search.guidance.scale = 0.0: use a positive number, such as 0.1."),
+    (["method.search.guidance=0.1"], "method.search.guidance = 0.1: a table is needed"),
+    (
+        ["method.name=tailorpo_g", "method.search.follow=random"],
+        "method.search.guidance moves the best candidate: use follow = 'best'.",
+    ),
+    (
+        ["method.name=tailorpo_g", "method.search.inner_steps=2"],
+        "method.search.inner_steps = 2: guidance moves the child of a step; use 1.",
+    ),
+    (
+        ["method.name=d3po", "method.search.guidance.kind=target_l2"],
+        "method.search.guidance.kind: only a tree's followed branch can be guided; use 'none'.",
+    ),
+    (
+        ["method.name=tailorpo_g", "reward.name=jpeg_compressibility"],
+        "reward.name = 'jpeg_compressibility': tailorpo_g follows the reward's gradient (search.guidance.kind = "
+        "'reward_ascent'), and this reward has none; choose from",
+    ),
+    (["method.name=ddpo", "method.search.keep_mean=false"], "method.search: ddpo needs shape = 'chain' and keep_mean"),
+    (["method.name=ddpo", "method.clip_range=0.0"], "method.clip_range = 0.0: use a number between 0 and 1"),
+    (["method.name=ddpo", "method.adv_clip_max=0.0"], "method.adv_clip_max = 0.0: use a positive number"),
+    (
+        ["method.name=ddpo", "optimizer.batch_size=50"],
+        "optimizer.batch_size = 50: it must divide the 320 steps of an iteration (prompts_per_iteration x 80); the "
+        "nearest that does is 40",
+    ),
+    (["reward.also=aesthetics"], "reward.also = 'aesthetics': input should be a valid"),
+    (
+        ['reward.also=["jpeg_compresibility"]'],
+        "reward.name = 'jpeg_compresibility': there is no such reward: did you mean 'jpeg_compressibility'?",
+    ),
+    (['reward.also=["colorfulness"]'], "reward.also = ['colorfulness']: a reward is named twice"),
+    (
+        ['reward.also=["jpeg_compressibility","jpeg_compressibility"]'],
+        "reward.also = ['jpeg_compressibility', 'jpeg_compressibility']: a reward is named twice",
+    ),
+    (["reference.update=soft"], "reference.update = 'soft': input should be 'frozen', 'hard' or 'ema'"),
+    (["reference.every=0"], "reference.every = 0: use 1 or more."),
+    (["reference.rate=0.0"], "reference.rate = 0.0: use a number above 0, up to 1."),
+    (["reference.rate=1.5"], "reference.rate = 1.5: use a number above 0, up to 1."),
+    (
+        ["reference.update=ema", "reference.pretrained_pull=1.0"],
+        "reference.pretrained_pull = 1.0: use 0 (off) to below",
+    ),
+    (["reference.pretrained_pull=0.1"], "reference.pretrained_pull = 0.1: a frozen reference is the pretrained model"),
+    (["guard.nonfinite=ignore"], "guard.nonfinite = 'ignore': input should be 'count', 'stop' or 'roll_back'"),
+    (["guard.gradient_spike=halt"], "guard.gradient_spike = 'halt': input should be 'count', 'stop' or 'roll_back'"),
+    (["guard.spike_factor=1.0"], "guard.spike_factor = 1.0: use a number above 1, such as 20."),
+    (["guard.saturated=never"], "guard.saturated = 'never': input should be 'count', 'stop' or 'roll_back'"),
+    (["guard.saturated_share=0.0"], "guard.saturated_share = 0.0: use a share above 0, up to 1."),
+    (["guard.diversity=off"], "guard.diversity = 'off': input should be 'count', 'stop' or 'roll_back'"),
+    (["guard.diversity_share=1.5"], "guard.diversity_share = 1.5: use a share above 0, up to 1."),
+    (["guards.diversity=stop"], "unknown section [guards]: did you mean 'guard'?"),
     (["beta=3"], "override 'beta=3': write section.key=value, such as method.beta=0.2"),
     (["method.beta"], "override 'method.beta': write section.key=value"),
 ]
@@ -166,7 +254,13 @@ def test_overrides_keep_the_other_defaults_of_a_partial_table(config):
 
 
 def test_a_resolved_config_reads_back_as_the_same_experiment(config):
-    experiment = load_experiment(config, ["method.ratio_clip_eps=0.2", "run.seed=7"])
+    overrides = [
+        *("method.name=tailorpo_g", "method.ratio_clip_eps=0.2", "method.search.guidance.scale=0.3", "run.seed=7"),
+        *('reward.also=["jpeg_compressibility"]', "reference.update=ema", "reference.rate=0.3", "guard.saturated=stop"),
+    ]
+    experiment = load_experiment(config, overrides)
+    assert experiment.method.search.guidance == Guidance("reward_ascent", scale=0.3)
+    assert experiment.reward.also == ("jpeg_compressibility",)
     again = config.with_name("again.toml")
     again.write_text(tomli_w.dumps(resolved(experiment)))
     assert load_experiment(again) == experiment

@@ -35,7 +35,7 @@ class ToyDecoder(Decoder):
 
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 height width"]:
         blue = latents[:, :1] * latents[:, 1:]
-        return torch.sigmoid(torch.cat([latents, blue], 1)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return torch.sigmoid(0.2 * torch.cat([latents, blue], 1)).repeat_interleave(4, 2).repeat_interleave(4, 3)
 
 
 class ToyRuntime(LocalRuntime):

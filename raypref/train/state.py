@@ -61,6 +61,6 @@ def restore_learner(learner: Learner, state: LearnerState) -> None:
 def roll_back(learner: Learner, state: LearnerState, version: int) -> None:
     """Puts an earlier state in the place of the newest version. Older versions stay, for rollouts on their way."""
     good = state.history[max(state.history)]
-    renamed = Weights(replace(good.manifest, version=version), good.flat)
+    renamed = Weights(replace(good.manifest, version=version), good.flat.clone())  # a checkpoint may hold both
     kept = {known: weights for known, weights in learner.history.items() if known < version}
     restore_learner(learner, replace(state, history=kept | {version: renamed}))
