@@ -239,6 +239,15 @@ def test_of_several_the_dominant_wins_and_the_dominated_loses():
     assert numbers(best_vs_worst(rollout(value), value)) == [("a", 3, [1000], 2010, 2030)]
 
 
+def test_where_best_and_worst_cannot_be_compared_there_is_no_pair():
+    # Candidates 0 and 2 each beat one other and are best, 1 and 3 worst; but 0 is not better than 1 in both rewards.
+    value = torch.tensor([[[[5.0, 0.0]], [[0.0, 4.0]], [[0.0, 5.0]], [[4.0, 0.0]]]])
+    assert standing(value).flatten().tolist() == [1.0, -1.0, 1.0, -1.0]
+    found = best_vs_worst(rollout(value), value)
+    assert len(found) == 0
+    assert found.dropped == {"unscored": 0, "tie": 1, "threshold": 0}
+
+
 # SPO's rule: as logits of a softmax, scores that differ by `gap` have probabilities that differ by tanh(gap / 2).
 # (1 + 0.3) / (1 - 0.3) = 1.857143 = e^0.619039; (1 + 0.4) / (1 - 0.4) = 2.333333 = e^0.847298.
 @pytest.mark.parametrize(("threshold", "gap"), [(0.3, 0.619039), (0.4, 0.847298)])
