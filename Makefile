@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -29,6 +29,10 @@ readme-figures: $(READY)  ## three seeds: the picture and the table of the READM
 	  $(BIN)/raypref train experiments/quickstart.toml --overwrite run.seed=$$seed run.name=quickstart-$$seed || exit 1; \
 	done
 	$(BIN)/python -m experiments.readme_figures runs/quickstart-0 runs/quickstart-1 runs/quickstart-2
+
+claims: $(READY)  ## the papers' claims on five seeds: docs/claims.md; resumable, an hour or two
+	$(BIN)/python -m experiments.claims.measure
+	$(BIN)/python -m experiments.claims.write
 
 mutations: $(READY)  ## break one line at a time; every mutant must be noticed by a test
 	$(BIN)/python -m experiments.mutations

@@ -34,7 +34,8 @@ class Mutant(NamedTuple):
 
 
 TESTS = {
-    "core/losses.py": "tests/core/test_losses.py",
+    "core/losses.py": "tests/core",
+    "core/drift.py": "tests/core/test_drift.py",
     "core/process.py": "tests/core",
     "core/supervise.py": "tests/core/test_supervise.py",
     "core/types.py": "tests/core/test_supervise.py",
@@ -60,8 +61,6 @@ TESTS = {
 
 MUTANTS = [
     # The loss: every sign, both arms, the clamp, the penalty, the weight.
-    Mutant("core/losses.py", "rho[WIN] - kl[WIN]", "rho[WIN] - kl[LOSE]"),
-    Mutant("core/losses.py", "rho[LOSE] - kl[LOSE]", "rho[LOSE] + kl[LOSE]"),
     Mutant('core/losses.py', '* F.relu(excess)', '* excess'),
     Mutant('core/losses.py', '* F.relu(excess)', '* excess.clamp(min=0)'),
     Mutant('core/losses.py', '* F.relu(excess)', '* F.relu(-excess)'),
@@ -81,8 +80,6 @@ MUTANTS = [
     Mutant("core/losses.py", "-F.logsigmoid(margin * batch.weight)", "-F.logsigmoid(margin)"),
     Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "reference.log_ratio(policy, batch.x_s, logp_reduce)"),
     Mutant("core/losses.py", "policy.log_ratio(reference, batch.x_s, logp_reduce)", "policy.log_ratio(reference, batch.x_s)"),
-    Mutant("core/losses.py", "0.5 + 0.5 * (rho[WIN] - rho[LOSE]).sign()", "0.5 - 0.5 * (rho[WIN] - rho[LOSE]).sign()"),
-    Mutant("core/losses.py", '"rho_lose_excess": rho[LOSE] - kl', '"rho_lose_excess": rho[LOSE] + kl'),
     Mutant("core/losses.py", "(kept != rho).all(0)", "(kept == rho).all(0)"),
     # Densities and tables.
     Mutant("core/process.py", 'total.mean(-1) if reduce == "mean"', 'total.mean(-1) if reduce == "sum"'),
@@ -197,6 +194,12 @@ MUTANTS = [
     Mutant("core/losses.py", "torch.maximum(-advantage * ratio", "torch.minimum(-advantage * ratio"),
     Mutant("core/losses.py", "behaviour = Gaussian(batch.mean[0], policy.std)", "behaviour = Gaussian(reference.mean[0], policy.std)"),
     Mutant("core/losses.py", "batch.credit[0] * batch.weight", "batch.credit[0]"),
+    Mutant("core/losses.py", ".expand_as(rho)[LOSE]", ".expand_as(rho)[WIN]"),
+    Mutant("core/drift.py", "excess = rho - kl", "excess = rho + kl"),
+    Mutant("core/drift.py", "0.5 + 0.5 * (rho[WIN]", "0.5 - 0.5 * (rho[WIN]"),
+    Mutant("core/drift.py", '"rho_lose_excess": excess[LOSE]', '"rho_lose_excess": excess[WIN]'),
+    Mutant("core/drift.py", "batch.weight > 0", "batch.weight < 0"),
+    Mutant("core/drift.py", "policy.log_ratio(reference,", "reference.log_ratio(policy,"),
     Mutant("core/timestep_weight.py", "raw(t) / raw(trained).mean()", "raw(t)"),
     Mutant("methods/base.py", "loss.per_example + self.kl_coef", "loss.per_example - self.kl_coef"),
     Mutant("core/process.py", "(ones, -now), (ones, 1 - now)", "(ones, -now), (ones, -now)"),

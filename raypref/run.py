@@ -54,6 +54,12 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, RESUMABLE)
+    planned, asked = directory.experiment().run.iterations, experiment.run.iterations
+    if experiment.optimizer.lr_scheduler != "constant" and asked != planned:
+        raise ConfigError(
+            f"run.iterations = {asked}: the learning rate of this run falls towards its end at {planned} "
+            f"(optimizer.lr_scheduler = {experiment.optimizer.lr_scheduler!r}); keep {planned}, or start a longer run"
+        )
     newest = directory.newest_checkpoint()
     if newest is None:
         raise ConfigError(

@@ -64,25 +64,13 @@ def stepwise_dpo(
     kept = rho
     if ratio_clip_eps > 0:
         kept = rho.clamp(math.log(1 - ratio_clip_eps), math.log(1 + ratio_clip_eps))
-    kl = policy.kl(reference, logp_reduce).expand_as(rho)  # of each arm's own parent
-    margin = beta * (kept[WIN] - kept[LOSE]) - psi.penalty(rho[LOSE], kl[LOSE], beta)
-    metrics = {
-        "rho_win": rho[WIN],
-        "rho_lose": rho[LOSE],
-        "margin": margin,
-        "accuracy": 0.5 + 0.5 * (rho[WIN] - rho[LOSE]).sign(),
-        "kl": kl.mean(0),
-        "rho_win_excess": rho[WIN] - kl[WIN],
-        "rho_lose_excess": rho[LOSE] - kl[LOSE],
-        "zero_gradient": (kept != rho).all(0).float(),  # of the DPO term: both arms are clamped
-    }
-    return Loss(
-        per_example=-F.logsigmoid(margin * batch.weight),
-        metrics={name: value.detach() for name, value in metrics.items()},
-    )
+    kl = policy.kl(reference, logp_reduce).expand_as(rho)[LOSE]  # of the loser's own parent
+    margin = beta * (kept[WIN] - kept[LOSE]) - psi.penalty(rho[LOSE], kl, beta)
+    silent = (kept != rho).all(0).float()  # the DPO term, where both arms are clamped
+    return Loss(-F.logsigmoid(margin * batch.weight), {"margin": margin.detach(), "zero_gradient": silent})
 
 
-def ppo_clip(policy: Gaussian, reference: Gaussian, batch: Transitions, *, clip_range: float) -> Loss:
+def ppo_clip(policy: Gaussian, batch: Transitions, *, clip_range: float) -> Loss:
     """max(-A ratio, -A clip(ratio, 1 - eps, 1 + eps)),  ratio = policy / behaviour at the step taken.
 
     DDPO (arXiv:2305.13301), the importance-sampled estimator. The behaviour policy is the one that drew the batch: its
@@ -94,23 +82,12 @@ def ppo_clip(policy: Gaussian, reference: Gaussian, batch: Transitions, *, clip_
     """
     if batch.mean is None:
         raise ValueError("ppo_clip needs the mean of the policy that drew the batch: search with keep_mean = true")
-    taken, advantage = batch.x_s[0], batch.credit[0] * batch.weight
-    behaviour = Gaussian(batch.mean[0], policy.std)
-    policy, reference = Gaussian(policy.mean[0], policy.std), Gaussian(reference.mean[0], reference.std)
-    log_ratio = policy.log_ratio(behaviour, taken)
-    ratio = log_ratio.exp()
+    advantage = batch.credit[0] * batch.weight
+    policy, behaviour = Gaussian(policy.mean[0], policy.std), Gaussian(batch.mean[0], policy.std)
+    ratio = policy.log_ratio(behaviour, batch.x_s[0]).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    per_example = torch.maximum(-advantage * ratio, -advantage * clipped)
-    rho, kl = policy.log_ratio(reference, taken), policy.kl(reference)
-    nothing = torch.full_like(rho, torch.nan)
-    won = advantage > 0
-    metrics = {
-        "rho_win": torch.where(won, rho, nothing),
-        "rho_lose": torch.where(won, nothing, rho),
-        "kl": kl,
-        "rho_win_excess": torch.where(won, rho - kl, nothing),
-        "rho_lose_excess": torch.where(won, nothing, rho - kl),
-        "ratio": ratio,
-        "zero_gradient": (-advantage * clipped > -advantage * ratio).float(),
-    }
-    return Loss(per_example, {name: value.detach() for name, value in metrics.items()})
+    silent = (-advantage * clipped > -advantage * ratio).float()
+    return Loss(
+        per_example=torch.maximum(-advantage * ratio, -advantage * clipped),
+        metrics={"ratio": ratio.detach(), "zero_gradient": silent.detach()},
+    )

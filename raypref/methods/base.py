@@ -1,9 +1,10 @@
 """What a preference method is: a frozen dataclass whose fields are its hyper-parameters, with two pure functions."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from raypref.core.drift import drift
 from raypref.core.process import Gaussian
 from raypref.core.search import Search
 from raypref.core.types import Loss, Rollout, Transitions
@@ -52,8 +53,10 @@ class Method(ABC):
         """What is minimised: the loss and, with kl_coef, the divergence from the reference in closed form:
 
         kl_coef |mean - mean_ref|^2 / (2 sigma^2 C H W), averaged over a row's parents. No further forward is needed.
+        The figures of `raypref.core.drift` join the loss's own.
         """
         loss = self.loss(policy, reference, batch)
-        if self.kl_coef == 0:
-            return loss
-        return replace(loss, per_example=loss.per_example + self.kl_coef * policy.kl(reference).mean(0))
+        per_example = loss.per_example
+        if self.kl_coef > 0:
+            per_example = per_example + self.kl_coef * policy.kl(reference).mean(0)
+        return Loss(per_example, loss.metrics | drift(policy, reference, batch))

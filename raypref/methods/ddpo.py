@@ -59,4 +59,4 @@ class DDPO(Method):
 
     def loss(self, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Loss:
         """See `raypref.core.losses.ppo_clip`."""
-        return ppo_clip(policy, reference, batch, clip_range=self.clip_range)
+        return ppo_clip(policy, batch, clip_range=self.clip_range)

@@ -1,5 +1,6 @@
 """One run as a value: every setting, checked before a model loads or an actor starts."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -101,6 +102,8 @@ class OptimizerConfig:
     """`[optimizer]`: AdamW on the adapter."""
 
     learning_rate: float = 3e-5
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """constant; or from `learning_rate` at the first iteration down to 0 after the last, on a line or half a cosine."""
     batch_size: int = 20
     """Pairs in one optimizer update."""
     micro_batch_size: int = 20
@@ -129,6 +132,16 @@ class OptimizerConfig:
             f"it must divide batch_size = {self.batch_size}; the nearest that does is "
             f"{nearest_divisor(self.batch_size, self.micro_batch_size)}.",
         )
+
+    def learning_rate_at(self, iteration: int, iterations: int) -> float:
+        """The learning rate of all updates of an iteration, of a run of `iterations`."""
+        progress = iteration / iterations
+        factor = {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        }[self.lr_scheduler]
+        return self.learning_rate * factor
 
 
 @dataclass(frozen=True)

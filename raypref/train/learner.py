@@ -125,6 +125,9 @@ class Learner:
     ) -> tuple[dict[str, float], dict[str, dict[int, float]], dict[str, int]]:
         settings = self.experiment.optimizer
         key = Key(self.experiment.run.seed)("train", iteration)
+        learning_rate = settings.learning_rate_at(iteration, self.experiment.run.iterations)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         tally, norms, alarms = Tally(), [], Counter[str]()
         for epoch in range(settings.num_inner_epochs):
             for rows in key(epoch).permutation(len(pairs)).split(settings.batch_size):
@@ -141,6 +144,7 @@ class Learner:
         metrics = tally.means() | {
             "grad_norm": sum(finite) / len(finite) if finite else math.nan,
             "updates": float(len(norms)),
+            "learning_rate": learning_rate,
         }
         return metrics, tally.means_by_step(), dict(alarms)
 

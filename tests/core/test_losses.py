@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raypref.core.losses import Psi, stepwise_dpo
 from raypref.core.process import Gaussian
-from raypref.core.types import LOSE, WIN, Loss, Transitions
+from raypref.core.types import Loss, Transitions
 
 B, SHAPE = 5, (2, 2, 3)
 DIMS = math.prod(SHAPE)
@@ -401,22 +401,12 @@ def test_metrics_are_the_quantities_that_their_names_say():
     policy, reference, batch = make(states=2)
     metrics = stepwise_dpo(policy, reference, batch, beta=0.3, psi=Psi(1.0)).metrics
     rho = oracle_rho(policy, reference, batch, "mean")
-    drift = ((policy.mean.detach() - reference.mean) ** 2).mean((-3, -2, -1))  # [2 B]
-    kl = drift / (2 * policy.std**2)  # each arm has a parent of its own
-    wanted = {
-        "rho_win": [row[0] for row in rho],
-        "rho_lose": [row[1] for row in rho],
-        "margin": [0.3 * (win - lose) - max(0.0, lose) for win, lose in rho],
-        "accuracy": [float(win > lose) for win, lose in rho],
-        "kl": kl.mean(0).tolist(),
-        "rho_win_excess": [row[0] - float(value) for row, value in zip(rho, kl[WIN], strict=True)],
-        "rho_lose_excess": [row[1] - float(value) for row, value in zip(rho, kl[LOSE], strict=True)],
-        "zero_gradient": [0.0] * B,
-    }
-    assert set(wanted) == set(metrics)
-    for name, values in wanted.items():
-        assert metrics[name].tolist() == pytest.approx(values, rel=1e-6, abs=1e-9), name
-        assert not metrics[name].requires_grad
+    assert set(metrics) == {"margin", "zero_gradient"}
+    assert metrics["margin"].tolist() == pytest.approx(
+        [0.3 * (win - lose) - max(0.0, lose) for win, lose in rho], rel=1e-6
+    )
+    assert metrics["zero_gradient"].tolist() == [0.0] * B
+    assert not any(value.requires_grad for value in metrics.values())
 
 
 def test_no_gradient_flows_into_a_detached_reference_and_the_margin_grows_downhill():

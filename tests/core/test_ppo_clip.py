@@ -16,10 +16,8 @@ B, SHAPE = 6, (2, 1, 3)
 CLIP = 0.05
 
 
-def make(
-    moved: float = 0.4, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[Gaussian, Gaussian, Transitions]:
-    """(policy, reference, batch): the policy has moved since it drew the batch, and before that from the reference."""
+def make(moved: float = 0.4, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Gaussian, Transitions]:
+    """(policy, batch): the policy has moved since it drew the batch."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
@@ -27,8 +25,7 @@ def make(
 
     std = torch.tensor([0.2, 0.5, 0.7, 1.0, 1.6, 0.1], dtype=dtype)
     wide = std[:, None, None, None]
-    reference = draw()
-    behaviour = reference + 0.3 * wide * draw()
+    behaviour = draw()
     policy = (behaviour + moved * wide * draw()).requires_grad_()
     batch = Transitions(
         prompts=("a",) * B,
@@ -39,7 +36,7 @@ def make(
         weight=torch.tensor([1.0, 1.0, 2.0, 0.5, 1.0, 1.0], dtype=dtype),
         mean=behaviour,
     )
-    return Gaussian(policy, std), Gaussian(reference, std), batch
+    return Gaussian(policy, std), batch
 
 
 def log_density(x: list[float], mean: list[float], std: float) -> float:
@@ -73,8 +70,8 @@ def slopes(loss: Loss, policy: Gaussian) -> Tensor:
 
 @pytest.mark.parametrize("clip", [1e-4, CLIP, 0.9])
 def test_losses_agree_with_plain_numbers(clip: float):
-    policy, reference, batch = make()
-    found = ppo_clip(policy, reference, batch, clip_range=clip).per_example
+    policy, batch = make()
+    found = ppo_clip(policy, batch, clip_range=clip).per_example
     advantages = flat(batch.credit[0] * batch.weight)
     pairs = zip(oracle_ratios(policy, batch), advantages, strict=True)
     assert flat(found) == pytest.approx([oracle_loss(ratio, advantage, clip) for ratio, advantage in pairs], rel=1e-9)
@@ -86,24 +83,24 @@ def test_golden():
     one = torch.ones(1, 1, 1, 1, 1)
     std = torch.tensor([0.5])
     batch = Transitions(("a",), torch.tensor([0]), 0 * one, one, torch.tensor([[2.0]]), torch.ones(1), mean=0.1 * one)
-    arguments = (Gaussian(0.3 * one, std), Gaussian(0 * one, std))
-    assert float(ppo_clip(*arguments, batch, clip_range=0.1).per_example) == pytest.approx(-2.2)
+    policy = Gaussian(0.3 * one, std)
+    assert float(ppo_clip(policy, batch, clip_range=0.1).per_example) == pytest.approx(-2.2)
     worse = replace(batch, credit=-batch.credit)
-    assert float(ppo_clip(*arguments, worse, clip_range=0.1).per_example) == pytest.approx(3.792962, abs=2e-6)
+    assert float(ppo_clip(policy, worse, clip_range=0.1).per_example) == pytest.approx(3.792962, abs=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_ratio_is_exactly_one_before_the_first_update(dtype: torch.dtype):
-    policy, reference, batch = make(moved=0.0, dtype=dtype)
-    found = ppo_clip(policy, reference, batch, clip_range=1e-4)
+    policy, batch = make(moved=0.0, dtype=dtype)
+    found = ppo_clip(policy, batch, clip_range=1e-4)
     assert found.metrics["ratio"].tolist() == [1.0] * B
     assert found.metrics["zero_gradient"].tolist() == [0.0] * B
     assert torch.equal(found.per_example.detach(), -batch.credit[0] * batch.weight)
 
 
 def test_the_first_gradient_is_the_plain_policy_gradient():
-    policy, reference, batch = make(moved=0.0)
-    found = slopes(ppo_clip(policy, reference, batch, clip_range=1e-4), policy)
+    policy, batch = make(moved=0.0)
+    found = slopes(ppo_clip(policy, batch, clip_range=1e-4), policy)
     mean = policy.mean.detach().requires_grad_()
     density = Normal(mean[0], policy.std[:, None, None, None]).log_prob(batch.x_s[0]).mean((1, 2, 3))
     (wanted,) = torch.autograd.grad(-(batch.credit[0] * batch.weight * density).sum(), mean)
@@ -111,8 +108,8 @@ def test_the_first_gradient_is_the_plain_policy_gradient():
 
 
 def test_there_is_no_gradient_where_moving_on_would_gain_nothing():
-    policy, reference, batch = make()
-    found = ppo_clip(policy, reference, batch, clip_range=CLIP)
+    policy, batch = make()
+    found = ppo_clip(policy, batch, clip_range=CLIP)
     silent = []
     for ratio, advantage in zip(oracle_ratios(policy, batch), flat(batch.credit), strict=True):
         silent.append(ratio > 1 + CLIP if advantage > 0 else ratio < 1 - CLIP)
@@ -122,33 +119,24 @@ def test_there_is_no_gradient_where_moving_on_would_gain_nothing():
 
 
 def test_a_step_that_went_too_far_the_wrong_way_is_still_pulled_back():
-    policy, reference, batch = make()
+    policy, batch = make()
     ratios = oracle_ratios(policy, batch)
     wrong = [-1.0 if ratio > 1 else 1.0 for ratio in ratios]
     assert all(abs(ratio - 1) > 1e-4 for ratio in ratios)
-    found = ppo_clip(policy, reference, replace(batch, credit=torch.tensor([wrong]).double()), clip_range=1e-4)
+    found = ppo_clip(policy, replace(batch, credit=torch.tensor([wrong]).double()), clip_range=1e-4)
     assert bool((slopes(found, policy)[0].abs().flatten(1).sum(1) > 0).all())
 
 
 def test_metrics_are_the_quantities_that_their_names_say():
-    policy, reference, batch = make()
-    metrics = ppo_clip(policy, reference, batch, clip_range=CLIP).metrics
-    assert metrics["ratio"].tolist() == pytest.approx(oracle_ratios(policy, batch), rel=1e-9)
-    for b in range(B):
-        std = float(policy.std[b])
-        x, ours, theirs = (flat(values) for values in (batch.x_s[0, b], policy.mean[0, b], reference.mean[0, b]))
-        rho = log_density(x, ours, std) - log_density(x, theirs, std)
-        kl = sum((a - c) ** 2 for a, c in zip(ours, theirs, strict=True)) / (2 * std**2 * len(x))
-        won, lost = ("win", "lose") if float(batch.credit[0, b]) > 0 else ("lose", "win")
-        assert float(metrics["kl"][b]) == pytest.approx(kl, rel=1e-9)
-        assert float(metrics[f"rho_{won}"][b]) == pytest.approx(rho, rel=1e-9)
-        assert float(metrics[f"rho_{won}_excess"][b]) == pytest.approx(rho - kl, rel=1e-9)
-        assert math.isnan(float(metrics[f"rho_{lost}"][b]))
-        assert math.isnan(float(metrics[f"rho_{lost}_excess"][b]))
+    policy, batch = make()
+    metrics = ppo_clip(policy, batch, clip_range=CLIP).metrics
+    ratios = oracle_ratios(policy, batch)
+    assert set(metrics) == {"ratio", "zero_gradient"}
+    assert metrics["ratio"].tolist() == pytest.approx(ratios, rel=1e-9)
     assert not any(value.requires_grad for value in metrics.values())
 
 
 def test_a_batch_without_the_policy_that_drew_it_is_refused():
-    policy, reference, batch = make()
+    policy, batch = make()
     with pytest.raises(ValueError, match="keep_mean = true"):
-        ppo_clip(policy, reference, replace(batch, mean=None), clip_range=CLIP)
+        ppo_clip(policy, replace(batch, mean=None), clip_range=CLIP)

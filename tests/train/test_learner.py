@@ -31,6 +31,7 @@ from raypref.train.rollout import ScoreRequest, Scores, explore
 from raypref.train.sampler import SampledRollout
 from raypref.train.state import learner_state, restore_learner
 from tests.conftest import MakeExperiment
+from tests.toy_runtime import toy_experiment, toy_run
 from tests.toys import ToyDenoiser, chunk_of, sampled, score_of, toy_walk
 
 SAMPLING = SamplingConfig(num_inference_steps=20, guidance_scale=5.0)
@@ -530,3 +531,18 @@ def test_several_rewards_decide_together():
 
 def test_the_toy_is_a_denoiser_like_any_other():
     assert isinstance(ToyDenoiser(), Denoiser)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ("constant", [1e-3, 1e-3, 1e-3, 1e-3]),
+        ("linear", [1e-3, 7.5e-4, 5e-4, 2.5e-4]),
+        ("cosine", [1e-3, 8.535534e-4, 5e-4, 1.464466e-4]),  # (1 + cos(0, 45, 90, 135 degrees)) / 2
+    ],
+)
+def test_the_learning_rate_falls_over_the_run(scheduler, expected):
+    optimizer = OptimizerConfig(learning_rate=1e-3, lr_scheduler=scheduler, batch_size=6, micro_batch_size=3)
+    seen, runtime = toy_run(toy_experiment(optimizer=optimizer))
+    assert [report.metrics["learning_rate"] for report in seen.reports] == pytest.approx(expected)
+    assert runtime.learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected[-1])

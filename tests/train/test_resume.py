@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from raypref.checks import ConfigError
 from raypref.config import load_experiment
 from raypref.run import resume, train
 from raypref.run_directory import RunDirectory
@@ -119,6 +120,12 @@ def test_a_run_directory_holds_everything_and_resumes(toml, monkeypatch):
     adapters = [load_file(run.lora / "pytorch_lora_weights.safetensors") for run in (whole, half)]
     assert adapters[0].keys() == adapters[1].keys()
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
+    with pytest.raises(
+        ConfigError, match=r"run.iterations = 9: the learning rate of this run falls towards its end at 4"
+    ):
+        resume(
+            train(load_experiment(toml, ["run.name=falling", "optimizer.lr_scheduler=linear"])), ["run.iterations=9"]
+        )
     strip = ("seconds", "wall_seconds", "busy_seconds")
     rows = [
         [{key: value for key, value in row.items() if key not in strip} for row in run.rows(run.metrics)]
