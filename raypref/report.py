@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def write_report(directory: RunDirectory) -> Path:
     """Writes `report.html` from what the run directory holds, finished or not. Returns its path."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
     rows = directory.rows(directory.metrics)
-    sections = [_title(experiment, rows), _table(evaluations), _pictures(directory, evaluations)]
+    sections = [_title(experiment, rows), _alarms(directory), _table(evaluations), _pictures(directory, evaluations)]
     if evaluations and evaluations[-1].score_by_step:
         sections.append(_figure("Predictions on the way", draw_predictions(evaluations), PREDICTION_NOTE))
     if rows:
@@ -97,6 +98,25 @@ def _title(experiment: Experiment, rows: Rows) -> str:
         f"<h1>{html.escape(experiment.run.name)}</h1><p class='note'>{html.escape(experiment.method.name)} on "
         f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
         f"seed {experiment.run.seed}: {cost}.</p>"
+    )
+
+
+def _alarms(directory: RunDirectory) -> str:
+    """What tripped a guard, how often, when first and last, and what was done."""
+    seen: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for row in directory.rows(directory.alarms):
+        for guard, count in row["alarms"].items():
+            seen[guard, row["action"]].append((row["iteration"], count))
+    if not seen:
+        return "<p class='note'>No guard was tripped.</p>"
+    body = "".join(
+        f"<tr><td>{guard}</td><td>{sum(count for _, count in times)}</td><td>{times[0][0]}</td><td>{times[-1][0]}</td>"
+        f"<td>{action}</td></tr>"
+        for (guard, action), times in seen.items()
+    )
+    return (
+        "<h2>Guards that were tripped</h2><table><tr><th>guard</th><th>times</th><th>first after iteration</th>"
+        f"<th>last</th><th>action</th></tr>{body}</table>"
     )
 
 

@@ -55,7 +55,8 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, RESUMABLE)
     planned, asked = directory.experiment().run.iterations, experiment.run.iterations
-    if experiment.optimizer.lr_scheduler != "constant" and asked != planned:
+    extendable = experiment.optimizer.lr_scheduler == "constant"
+    if asked != planned and not extendable:
         raise ConfigError(
             f"run.iterations = {asked}: the learning rate of this run falls towards its end at {planned} "
             f"(optimizer.lr_scheduler = {experiment.optimizer.lr_scheduler!r}); keep {planned}, or start a longer run"
@@ -67,10 +68,8 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
         )
     state = read_checkpoint(newest)
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
-        raise ConfigError(
-            f"run directory {path}: all {state.iteration} iterations are done; ask for more with "
-            f"run.iterations={2 * state.iteration}"
-        )
+        more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
+        raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")
     return _run(experiment, lambda: directory.rewound(experiment, state.iteration), state)
 
 

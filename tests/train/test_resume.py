@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from raypref.checks import ConfigError
 from raypref.config import load_experiment
+from raypref.report import write_report
 from raypref.run import resume, train
 from raypref.run_directory import RunDirectory
 from raypref.train.checkpoint import checkpoints, read_checkpoint, write_checkpoint
@@ -142,3 +143,8 @@ def test_the_report_is_one_file_with_pictures_and_curves(toml):
     assert page.count("data:image/png;base64,") == 2 * 3  # a strip a prompt, before and after
     assert page.count("<svg") == page.count("<figure>") >= 4
     assert "src='http" not in page
+    assert "No guard was tripped." in page
+    for iteration in (1, 4):
+        directory.append(directory.alarms, {"iteration": iteration, "alarms": {"saturated": 2}, "action": "count"})
+    cells = "<td>saturated</td><td>4</td><td>1</td><td>4</td><td>count</td>"
+    assert cells in write_report(directory).read_text()
