@@ -1,4 +1,4 @@
-"""The table of docs/step-rewards.md: how often a step reward names the better step, on the Gaussian toy of the tests."""
+"""The table of docs/step-rewards.md: how often a step reward names the better step, on the tests' Gaussian toy."""
 
 from raypref.core.search import StepReward
 from tests.core.test_gaussian_toy import TOY, TRAINED, label_accuracy
