@@ -32,7 +32,7 @@ def train(
 
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Continue a run from its newest checkpoint, bit for bit. cluster.*, checkpoint.*, run.iterations may change."""
+    """Continue a run from its checkpoint, bit for bit. May change: cluster.*, checkpoint.*, guard.*, run.iterations."""
     from raypref.run import resume as go_on
 
     go_on(run, overrides or [])
@@ -129,17 +129,18 @@ def rewards() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a wrong setting is one line on stderr and exit code 2."""
+    """Runs the command line. A wrong setting is one line on stderr and exit code 2; a run that stopped itself, 3."""
     try:
         app(standalone_mode=True)
-    except ValueError as problem:
-        # ConfigError is imported late for the same reason as everything above.
+    except (ValueError, RuntimeError) as problem:
+        # The kinds of errors are imported late for the same reason as everything above.
         from raypref.checks import ConfigError
+        from raypref.train.stopped import StoppedRun
 
-        if not isinstance(problem, ConfigError):
+        if not isinstance(problem, ConfigError | StoppedRun):
             raise
         typer.echo(f"error: {problem}", err=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(problem, ConfigError) else 3)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,9 @@ REWARD_NOTE = (
     "Right: what was never trained on, relative to the base model. A reward that rises while these fall is a collapse."
 )
 RATIO_NOTE = (
-    "Mean log-ratio of policy to reference per latent element. On-policy samples have E[rho] = KL whatever their "
-    "rank, so both rise with drift; the distance between them is what preference training adds."
+    "Mean log-ratio of policy to reference per latent element. Before ranking, samples of the policy have E[rho] = KL, "
+    "so winners and losers rise together as it drifts; ranking puts winners above that line and losers below. With "
+    "run.lag = 1 samples come from the version before, and both lie lower."
 )
 STEP_NOTE = (
     "Means over the last quarter of the iterations, at each trained step; 0 is the noisiest. An implicit accuracy of "

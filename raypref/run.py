@@ -21,6 +21,7 @@ from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime, Runtime
 from raypref.train.scorer import Judgement
+from raypref.train.stopped import StoppedRun
 
 
 def start_runtime(experiment: Experiment) -> Runtime:
@@ -39,7 +40,7 @@ def train(experiment: Experiment, overwrite: bool = False) -> Path:
     return _run(experiment, lambda: RunDirectory.create(experiment), None)
 
 
-RESUMABLE = ("cluster", "checkpoint", "run.iterations")
+RESUMABLE = ("cluster", "checkpoint", "guard", "run.iterations")
 """What may change when a run goes on: nothing that decides numbers already computed."""
 
 REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
@@ -112,6 +113,9 @@ def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: Tra
             recorder = Recorder(experiment, directory, display, state, started)
             try:
                 train_loop(experiment, runtime, recorder, state)
+            except StoppedRun:
+                write_report(directory)  # it shows what led there
+                raise
             finally:
                 recorder.close()
             runtime.export_lora(directory.lora)

@@ -146,7 +146,7 @@ BROKEN = [
         "reward.name = 'jpeg_compressibility': tailorpo_g follows the reward's gradient (search.guidance.kind = "
         "'reward_ascent'), and this reward has none; choose from",
     ),
-    (["method.name=ddpo", "method.search.keep_mean=false"], "method.search: ddpo needs shape = 'chain' and keep_mean"),
+    (["method.name=ddpo", "method.search.keep_mean=false"], "method.search: ddpo needs shape = 'chain', step_reward"),
     (["method.name=ddpo", "method.clip_range=0.0"], "method.clip_range = 0.0: use a number between 0 and 1"),
     (["method.name=ddpo", "method.adv_clip_max=0.0"], "method.adv_clip_max = 0.0: use a positive number"),
     (

@@ -1,6 +1,7 @@
 """Runs the arms, a process a run, several at once: `python -m experiments.claims.measure`.
 
-Every finished run leaves `runs/claims/ARM-SEED.json`; what is there is not computed again.
+Every finished run leaves `runs/claims/ARM-SEED.json`; what is there with the same settings is not computed again.
+Remove the folder after a change of the code that changes numbers.
 """
 
 import argparse
@@ -14,45 +15,96 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 
 from experiments.claims.arms import ARMS, SEEDS, Arm
 from raypref.best_of_n import best_of_n
+from raypref.config import resolved
+from raypref.core.process import Gaussian
+from raypref.core.search import Search
+from raypref.core.seeding import Key
+from raypref.core.types import Rollout
 from raypref.dry_run import guided_evaluations
 from raypref.evaluate.heldout import evaluate
 from raypref.train.checkpoint import TrainState
+from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment, GuardAction
-from raypref.train.learner import UpdateReport
+from raypref.train.learner import Learner, UpdateReport
 from raypref.train.loop import Observer, train
+from raypref.train.rollout import Scores, Walk, explore
 from raypref.train.runtime import LocalRuntime
 from raypref.train.scorer import Judgement
 
 RUNS = Path("runs/claims")
 
 
+class Probe:
+    """The same states for every arm: what the base model visits on its way to a few held-out pictures."""
+
+    STEPS = (0, 2, 4, 6, 7)
+    PROMPTS = 8
+
+    def __init__(self, learner: Learner) -> None:
+        experiment = learner.experiment
+        self.learner = learner
+        prompts = experiment.heldout_prompts[: self.PROMPTS]
+        keys = tuple(Key(0)("probe", index) for index in range(len(prompts)))
+        search = Search(shape="chain", step_reward="final", steps=self.STEPS, keep_mean=True)
+        walk = Walk(
+            learner.denoiser, learner.process, Chunk("probe", prompts, keys), experiment.sampling.guidance_scale
+        )
+        exploration = explore(walk, search)
+        request = next(exploration)
+        try:
+            exploration.send(Scores(torch.zeros(len(request.x_0), 1)))
+        except StopIteration as end:
+            self.visited: Rollout = end.value
+
+    @torch.no_grad()
+    def kl(self) -> float:
+        """KL(policy || base model), a mean over states and elements."""
+        visited, sampling = self.visited, self.learner.experiment.sampling
+        assert visited.mean is not None
+        total = 0.0
+        for row, step in enumerate(self.STEPS):
+            x_t = visited.x_t[:, 0, row]
+            steps = torch.full((len(x_t),), step)
+            out = self.learner.denoiser.predict(
+                x_t, self.learner.process.t[steps], visited.prompts, sampling.guidance_scale
+            )
+            policy = self.learner.process.reverse(steps, x_t, out)
+            total += float(policy.kl(Gaussian(visited.mean[:, 0, row], policy.std)).mean())
+        return total / len(self.STEPS)
+
+
 class Curves(Observer):
     """What the claims are read from, in memory."""
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.alarms = experiment, 0
+    def __init__(self, experiment: Experiment, probe: Probe) -> None:
+        self.experiment, self.probe, self.alarms = experiment, probe, 0
         self.rows: list[dict[str, float]] = []
         self.evaluations: list[dict[str, Any]] = []
-        self._evaluations = self._samples = 0
+        self._evaluations = self._samples = 0.0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         method, sampling = self.experiment.method, self.experiment.sampling
-        states = 1 if method.search.shares_parent() or method.arms == 1 else 2
         sampled = guided_evaluations(method.search, sampling.num_inference_steps)
-        # Training: a policy and a reference forward for each parent of each row.
-        self._evaluations += self.experiment.run.prompts_per_iteration * sampled + 2 * states * report.pairs
-        self._samples += report.pairs
-        kept = ("loss", "accuracy", "rho_win", "rho_lose", "kl", "zero_gradient", "grad_norm", "reward")
+        # Of each row the policy's forwards, one a parent, and the reference's: DDPO needs none.
+        parents = 1 if method.search.shares_parent() or method.arms == 1 else 2
+        forwards = parents * method.arms
+        self._evaluations += self.experiment.run.prompts_per_iteration * sampled + forwards * report.pairs
+        self._samples += report.pairs * method.arms / 2
+        kept = (
+            *("loss", "accuracy", "rho_win", "rho_lose", "rho_win_excess", "rho_lose_excess", "kl"),
+            *("zero_gradient", "grad_norm", "reward"),
+        )
         figures = {name: report.metrics[name] for name in kept if name in report.metrics}
         self.rows.append({"iteration": iteration + 1} | figures)
 
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
         evaluation = asdict(evaluate(iteration, judgements, self.experiment.evaluate.images_per_prompt))
-        evaluation |= {"samples": self._samples, "guided_evaluations": self._evaluations}
+        evaluation |= {"samples": self._samples, "guided_evaluations": self._evaluations, "kl": self.probe.kl()}
         self.evaluations.append(evaluation)
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
@@ -67,15 +119,27 @@ def path_of(arm: Arm, seed: int) -> Path:
     return RUNS / f"{re.sub(r'[^a-z0-9_.]+', '-', arm.name.lower())}-{seed}.json"
 
 
+def config_of(arm: Arm, seed: int) -> str:
+    """All settings of a run, as text."""
+    return tomli_w.dumps(resolved(arm.experiment(seed)))
+
+
+def is_done(arm: Arm, seed: int) -> bool:
+    """Whether a run with these very settings is there."""
+    path = path_of(arm, seed)
+    return path.exists() and json.loads(path.read_text())["config"] == config_of(arm, seed)
+
+
 def measure(arm: Arm, seed: int) -> float:
     """One run; its seconds."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     experiment = arm.experiment(seed)
-    curves, runtime = Curves(experiment), LocalRuntime(experiment)
+    runtime = LocalRuntime(experiment)
+    curves = Curves(experiment, Probe(runtime.learner))
     train(experiment, runtime, curves)
     seconds = time.perf_counter() - started
-    result = {"arm": arm.name, "seed": seed, "seconds": seconds, "rows": curves.rows,
+    result = {"arm": arm.name, "seed": seed, "config": config_of(arm, seed), "seconds": seconds, "rows": curves.rows,
               "evaluations": curves.evaluations, "alarms": curves.alarms}  # fmt: skip
     unfinished = path_of(arm, seed).with_suffix(".part")
     unfinished.write_text(json.dumps(result))
@@ -86,7 +150,7 @@ def measure(arm: Arm, seed: int) -> float:
 def best_of_n_table() -> None:
     """RDPO's Table 4: every rule, at every step and at the steps that training branches at."""
     rows = []
-    for steps in ((), (0, 2, 4, 6, 8)):
+    for steps in ((), (0, 2, 4, 6, 7)):
         for row in best_of_n(ARMS[0].experiment(0), candidates=(8,), steps=steps):
             rows.append(asdict(row) | {"steps": list(steps)})
             print(row.rule, row.rewards["colorfulness"], row.same_as, flush=True)
@@ -99,7 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
     wanted = [(arm, seed) for seed in SEEDS for arm in ARMS]
-    missing = [(arm, seed) for arm, seed in wanted if not path_of(arm, seed).exists()]
+    missing = [(arm, seed) for arm, seed in wanted if not is_done(arm, seed)]
     print(f"{len(wanted)} runs, {len(missing)} to do, {args.processes} at a time", flush=True)
     if not (RUNS / "best_of_n.json").exists():
         print("step-wise best-of-N", flush=True)

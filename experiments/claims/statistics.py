@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.claims.arms import SEEDS
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t for a two-sided 95 % interval, by the number of seeds."""
 
 Run = dict[str, Any]
@@ -45,8 +45,8 @@ def mean(values: Sequence[float]) -> Mean:
     """Over seeds, that are taken as independent draws."""
     count = len(values)
     center = sum(values) / count
-    spread = (sum((value - center) ** 2 for value in values) / (count - 1)) ** 0.5 if count > 1 else float("nan")
-    return Mean(center, T_95.get(count, 2.0) * spread / count**0.5)
+    spread = (sum((value - center) ** 2 for value in values) / (count - 1)) ** 0.5
+    return Mean(center, T_95[count] * spread / count**0.5)
 
 
 def over_seeds(results: Results, arm: str, figure: Callable[[Run], float]) -> Mean:
@@ -71,14 +71,9 @@ def reward_at(run: Run, axis: str, budget: float) -> float:
 
 
 def spent(run: Run, axis: str) -> list[float]:
-    """The budget at each evaluation. KL is the highest so far of the mean at trained states."""
-    if axis != "kl":
-        return [evaluation[axis] for evaluation in run["evaluations"]]
-    levels, highest = [], 0.0
-    for evaluation in run["evaluations"]:
-        highest = max([highest, *(row["kl"] for row in run["rows"] if row["iteration"] <= evaluation["iteration"])])
-        levels.append(highest)
-    return levels
+    """The budget at each evaluation; KL as the highest so far, for it may fall again."""
+    values = [evaluation[axis] for evaluation in run["evaluations"]]
+    return [max(values[: place + 1]) for place in range(len(values))]
 
 
 def gains(run: Run, reward: str = "colorfulness") -> list[float]:

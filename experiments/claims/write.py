@@ -65,6 +65,11 @@ def watched(run: Run) -> float:
     return gains(run, "prompt_match")[at]
 
 
+def drift(run: Run) -> float:
+    """KL to the base model at the states of `measure.Probe`."""
+    return spent(run, "kl")[spent(run, "iteration").index(END)]
+
+
 def budgets(results: Results, arms: tuple[str, ...], axis: str) -> float:
     """The largest budget that every run of the arms has spent at END."""
     return min(
@@ -88,7 +93,7 @@ def table_1(results: Results) -> str:
                 over_seeds(results, arm, gain),
                 *equal,
                 over_seeds(results, arm, watched),
-                f"{over_seeds(results, arm, at_end('kl')).value:.4f}",
+                f"{over_seeds(results, arm, drift).value:.4f}",
                 PAPER_TABLE_1[arm],
             ]
         )
@@ -190,10 +195,9 @@ def losers(results: Results) -> str:
         "rdpo_star",
         "rdpo",
     ):
-        win, lose, kl = (over_seeds(results, arm, at_end(name)) for name in ("rho_win", "rho_lose", "kl"))
-        excess = over_seeds(results, arm, lambda run: metric(run, "rho_lose", END) - metric(run, "kl", END))
-        rows.append([f"`{arm}`", *(scaled(value) for value in (win, lose, kl, excess))])
-    return table(["arm", "rho_w", "rho_l", "KL", "rho_l - KL"], rows)
+        names = ("rho_win", "rho_lose", "kl", "rho_lose_excess")
+        rows.append([f"`{arm}`", *(scaled(over_seeds(results, arm, at_end(name))) for name in names)])
+    return table(["arm", "rho_w", "rho_l", "KL", "rho_l beyond its KL"], rows)
 
 
 def lambdas(results: Results) -> str:
@@ -202,7 +206,8 @@ def lambdas(results: Results) -> str:
             f"{value:g}",
             over_seeds(results, arm, gain),
             over_seeds(results, arm, watched),
-            *(scaled(over_seeds(results, arm, at_end(name))) for name in ("rho_lose", "kl")),
+            scaled(over_seeds(results, arm, at_end("rho_lose"))),
+            scaled(over_seeds(results, arm, drift)),
             f"{over_seeds(results, arm, at_end('grad_norm')).value:.3g}",
         ]
         for value, arm in LAMBDAS.items()

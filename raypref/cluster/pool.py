@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from raypref.train.chunk import Chunk
+from raypref.train.stopped import StoppedRun
 
 MAX_ATTEMPTS = 3
 
@@ -55,7 +56,12 @@ class Pool:
         """The value of a reference that is not the pool's, while the pool goes on; `name` says whose answer it is."""
         while reference not in self._pump([reference], name):
             pass
-        return ray.get(reference)
+        try:
+            return ray.get(reference)
+        except RayTaskError as problem:
+            if isinstance(problem.cause, StoppedRun):
+                raise problem.cause from None  # it is a message to the user, not a failure of the worker
+            raise
 
     def _pump(self, others: list[Any], name: str) -> list[Any]:
         """Waits for one thing to happen; the ready ones of `others`.

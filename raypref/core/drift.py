@@ -14,9 +14,11 @@ def drift(policy: Gaussian, reference: Gaussian, batch: Transitions) -> dict[str
 
     - rho_win, rho_lose: log policy / reference of what was drawn. A single step counts as won where its advantage is
       positive; the other figure is NaN.
-    - kl: KL(policy || reference) of the step, in closed form. A sample of the policy itself has E[rho] = kl whatever
-      its rank, so a rising rho_lose alone says only that the policy has moved; rho_win_excess and rho_lose_excess are
-      what is beyond that.
+    - kl: KL(policy || reference) of the step, in closed form. Before ranking, a sample of the very policy has
+      E[rho] = kl, so winners and losers rise together as soon as the policy moves; rho_win_excess and rho_lose_excess
+      are what ranking (and with lag 1, an older policy's samples) puts above or below that.
+    - radius_win, of pairs: |x_s - mean| / (sigma sqrt(C H W)) of the winner: 1 for a sample of the policy, and more for
+      one that guidance has moved out of where its samples lie.
     - accuracy, of pairs: 1 where rho_win exceeds rho_lose, 0.5 where they are equal.
     """
     rho = policy.log_ratio(reference, batch.x_s)  # [A B]
@@ -25,6 +27,8 @@ def drift(policy: Gaussian, reference: Gaussian, batch: Transitions) -> dict[str
     figures = {"kl": kl.mean(0)}
     if len(rho) == 2:
         figures["accuracy"] = 0.5 + 0.5 * (rho[WIN] - rho[LOSE]).sign()
+        offset = (batch.x_s[WIN] - policy.mean[0]) / policy.std[:, None, None, None]
+        figures["radius_win"] = offset.square().mean((-3, -2, -1)).sqrt()
         return figures | {
             "rho_win": rho[WIN],
             "rho_lose": rho[LOSE],

@@ -22,6 +22,7 @@ class DDPO(Method):
 
     Paper -> code: epsilon -> clip_range; samples a prompt -> search.candidates; T -> search.steps (the default lists
     all 20 steps of a 20-step sampler); pi_old -> the mean that rollouts keep (search.keep_mean).
+    Learning rate: 3e-4 in the authors' code.
     Departures: rewards are standardised within one iteration, without the running buffer of the authors' code, so an
     iteration does not depend on the ones before; log-probabilities are means over dimensions, as in that code.
     """
@@ -50,8 +51,9 @@ class DDPO(Method):
             raise ValueError(f"clip_range = {self.clip_range}: use a number between 0 and 1, such as 1e-4.")
         if not self.adv_clip_max > 0:
             raise ValueError(f"adv_clip_max = {self.adv_clip_max}: use a positive number, such as 5.0.")
-        if not self.search.keep_mean or self.search.shape != "chain":
-            raise ValueError("search: ddpo needs shape = 'chain' and keep_mean = true.")
+        search = self.search
+        if not search.keep_mean or (search.shape, search.step_reward) != ("chain", "final"):
+            raise ValueError("search: ddpo needs shape = 'chain', step_reward = 'final' and keep_mean = true.")
 
     def supervise(self, rollout: Rollout) -> Transitions:
         """See `advantages` and `each_alone`."""

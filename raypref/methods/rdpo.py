@@ -1,4 +1,4 @@
-"""RDPO: step-wise DPO on siblings ranked by the gain of the step, with a penalty that keeps losers down."""
+"""RDPO: step-wise DPO on siblings ranked by the gain of the step, with a penalty on losers that rise."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +15,8 @@ class RDPO(StepwiseDPO):
         x_t)
 
     Two children of one parent x_t are ranked by the gain of the step, Q(x_s) - Q(x_t) with Q = reward of x_0-hat, and
-    the trajectory goes on from the winner. Psi keeps the loser's likelihood from rising above the reference's.
+    the trajectory goes on from the winner. Psi is meant to keep the loser's likelihood from rising above the
+    reference's.
 
     Paper -> code: r*_t -> search.step_reward = "delta_parent"; Psi, lambda -> psi_lambda; beta -> beta;
     T_ft -> search.steps; the paper's step 20, 16, ... of 20 -> index 0, 4, ...

@@ -1,6 +1,5 @@
 """RDPO with eq. 9 as it is printed."""
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,12 +24,3 @@ class RDPOPaper(RDPO):
     paper: ClassVar[str] = "RDPO"
 
     psi_sign: PsiSign = "printed"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.psi_sign == "printed":
-            warnings.warn(
-                "rdpo_paper trains with eq. 9 as printed, which rewards a rising loser; method.name = 'rdpo' has the "
-                "sign that the paper describes",
-                stacklevel=2,
-            )

@@ -19,7 +19,9 @@ class SPO(StepwiseDPO):
 
     Paper -> code: N -> search.candidates; divert_start_step = 4 -> search.steps from index 4 on; threshold -> threshold
     (0.3 is a score gap of 0.619); the preference model -> a reward that sees t, such as reward.name =
-    "step_aware_match"; the SDXL variant -> search.inner_steps = 3, search.candidates = 2, threshold = 0.4.
+    "step_aware_match"; the SDXL variant -> search.inner_steps = 3, search.candidates = 2, steps three apart, threshold
+    = 0.4.
+    Learning rate: 6e-5 (SD 1.5), 1e-5 (SDXL) in the authors' configs.
     Departures: pairs are not shuffled across learners, for there is one.
     """
 

@@ -1,5 +1,6 @@
 """What D3PO, SPO, TailorPO and RDPO have in common: DPO on reverse steps. They differ by search and defaults."""
 
+import warnings
 from dataclasses import dataclass
 
 from raypref.core.losses import Psi, PsiCenter, PsiSign, stepwise_dpo
@@ -43,6 +44,12 @@ class StepwiseDPO(Method):
             raise ValueError(f"psi_lambda = {self.psi_lambda}: use 0 (off) or more; psi_sign chooses the sign.")
         if not 0 <= self.ratio_clip_eps < 1:
             raise ValueError(f"ratio_clip_eps = {self.ratio_clip_eps}: use 0 (off) or a number below 1, such as 0.1.")
+        if self.psi_sign == "printed" and self.psi_lambda > 0:
+            warnings.warn(
+                "psi_sign = 'printed' is RDPO's eq. 9 to the letter, which rewards a rising loser; 'intended' has the "
+                "sign that the paper describes",
+                stacklevel=2,
+            )
 
     def supervise(self, rollout: Rollout) -> Transitions:
         """See `best_vs_worst`."""

@@ -13,8 +13,9 @@ class TailorPOG(StepwiseDPO):
 
         x_w <- x_w + g_t,   g_t along grad_x J(r(c, x_0-hat(x_w))),   L = -log sigmoid( beta (rho_w - rho_l) )
 
-    The best of the siblings is moved and is the winner, whatever its new score; the trajectory goes on from there. The
-    gradient runs through network, decoder and reward, which must be differentiable.
+    The best of the siblings is moved and scored again, and the trajectory goes on from there; the pair is ranked by the
+    new score, so a move that went wrong makes no winner. The gradient runs through network, decoder and reward, which
+    must be differentiable.
 
     Paper -> code: the guided winner -> search.guidance (kind, scale, target, normalize). The paper's J and step size
     were not available to us: the kinds and the default length, a tenth of the step's noise, are ours.

@@ -7,9 +7,10 @@ import torch
 from raypref.core.pictures import diversity, saturation
 from raypref.train.experiment import GuardAction, GuardConfig
 from raypref.train.scorer import Judgement
+from raypref.train.stopped import StoppedRun
 
 
-class GuardStop(RuntimeError):
+class GuardStop(StoppedRun):
     """A guard that is set to stop the run."""
 
 

@@ -20,6 +20,7 @@ from raypref.models.base import Denoiser
 from raypref.train.experiment import Experiment
 from raypref.train.reference import Reference
 from raypref.train.sampler import SampledRollout
+from raypref.train.stopped import StoppedRun
 from raypref.train.tally import Tally
 
 
@@ -41,7 +42,7 @@ WARM_UP = 10
 """Updates before the gradient's level is known well enough to call anything a spike."""
 
 
-class NoPairs(RuntimeError):
+class NoPairs(StoppedRun):
     """An iteration without a single preference."""
 
 

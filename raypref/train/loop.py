@@ -60,33 +60,36 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
         report = runtime.update(iteration)
         pairs, seconds, done = pairs + report.pairs, time.perf_counter() - started, iteration + 1
         observer.updated(iteration, report, pairs, seconds)
-        alarms = report.alarms
-        if done == last or (experiment.evaluate.every and done % experiment.evaluate.every == 0):
-            judged = runtime.picture(evaluation_chunks(experiment), done)
-            observer.pictured(done, judged)
-            each = experiment.evaluate.images_per_prompt
-            alarms = alarms | picture_alarms(experiment.guard, judged, each, good.base_diversity)
-        if alarms:
-            _answer(experiment, runtime, observer, good, done, alarms)
+        _judge(experiment, runtime, observer, good, done, report.alarms)
         if done == last or done % experiment.checkpoint.every == 0:
             good = TrainState(done, pairs, seconds, good.base_diversity, runtime.state())
             observer.checkpointed(good)
 
 
-def _answer(
+def _judge(
     experiment: Experiment, runtime: Runtime, observer: Observer, good: TrainState, done: int, alarms: dict[str, int]
 ) -> None:
-    """Does what the guards are set to do."""
+    """Pictures the policy where it is time to, and does what the guards are set to do."""
+    every, judged = experiment.evaluate.every, None
+    if done == experiment.run.iterations or (every and done % every == 0):
+        judged = runtime.picture(evaluation_chunks(experiment), done)
+        each = experiment.evaluate.images_per_prompt
+        alarms = alarms | picture_alarms(experiment.guard, judged, each, good.base_diversity)
     action = demanded(experiment.guard, alarms)
-    observer.alarmed(done, alarms, action)
+    if alarms:
+        observer.alarmed(done, alarms, action)
+    if action == "roll_back":
+        runtime.roll_back(good.learner, done)
+        if judged is not None:  # what is kept of version `done` shall be of the policy that now bears the number
+            judged = runtime.picture(evaluation_chunks(experiment), done)
+    if judged is not None:
+        observer.pictured(done, judged)
     if action == "stop":
         raise GuardStop(
             f"iteration {done}: {', '.join(f'{name} ({count}x)' for name, count in alarms.items())}. The guard is set "
-            f"to stop; the last good state is that of iteration {good.iteration}. Lower optimizer.learning_rate, or "
-            "set the guard to count or roll_back"
+            f"to stop; the last good state is that of iteration {good.iteration}. Go on with `raypref resume` and the "
+            "guard set to count or roll_back, or start again with a lower optimizer.learning_rate"
         )
-    if action == "roll_back":
-        runtime.roll_back(good.learner, done)
 
 
 def _diversity(experiment: Experiment, judged: list[Judgement]) -> float:

@@ -30,6 +30,11 @@ class ScoreRequest:
     gradient: bool = False
     """Whether the gradient of the (first) reward in x_0 is wanted too."""
 
+    def take(self, rows: Int[Tensor, " K"]) -> "ScoreRequest":
+        """The given rows."""
+        prompts = tuple(self.prompts[int(row)] for row in rows)
+        return ScoreRequest(self.x_0[rows], prompts, self.t[rows], self.gradient)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -245,6 +250,8 @@ def _branch(walk: Walk, search: Search, recording: Recording, start: State) -> G
     if search.guidance.kind != "none":
         state = yield from _guided(walk, search, state, walk.process.sigma[start.step])
         x = x.index_put((chosen, columns), state.x_t[0])
+        assert state.value is not None
+        value = value.index_put((chosen, columns), state.value[0])
         visited[-1] = (visited[-1][0], x, visited[-1][2])
     states = 1 if search.shares_parent() else group
     for parent, child, mean in visited:
@@ -270,7 +277,7 @@ def _followed(walk: Walk, search: Search, step: int, ranking: Float[Tensor, "G P
 def _guided(
     walk: Walk, search: Search, state: State, sigma: Float[Tensor, ""]
 ) -> Generator[ScoreRequest, Scores, State]:
-    """The state, moved along the gradient of the reward; unmoved where the reward has no finite gradient."""
+    """The state, moved along the gradient of the reward and scored again; unmoved where there is no finite gradient."""
     guidance = search.guidance
     clean = {state.step: walk.x_0(state.step, state.x_t, state.out)}
     scores = yield walk.request(clean, gradient=True)
@@ -282,7 +289,9 @@ def _guided(
         size = direction.square().mean((2, 3, 4), keepdim=True).sqrt()
         direction = direction / size * sigma.to(direction)
     x_t = state.x_t + guidance.scale * direction.nan_to_num(0.0, 0.0, 0.0)
-    return State(state.step, x_t, walk.predict(state.step, x_t), None)
+    moved = {state.step: walk.x_0(state.step, x_t, out := walk.predict(state.step, x_t))}
+    answers = walk.answers(moved, (yield walk.request(moved)))
+    return State(state.step, x_t, out, answers[state.step])
 
 
 def _chain(walk: Walk, search: Search) -> Exploration:

@@ -25,6 +25,11 @@ class Judgement:
     """Recorded step -> Q(x_s), the training reward of the clean picture predicted after that step."""
 
 
+DECODED_AT_ONCE = 16
+"""Pictures that the decoder and the rewards see together. A decoder's memory grows with them, and the last bits of its
+numbers may depend on them, so they are the same everywhere."""
+
+
 class Scorer:
     """A decoder, the rewards that train, and the rewards that are only watched."""
 
@@ -32,7 +37,16 @@ class Scorer:
         self.decoder, self.rewards, self.watched = decoder, rewards, watched
 
     def score(self, request: ScoreRequest) -> Scores:
-        """Scores of the training rewards, float32 on the CPU; with their gradient where it is asked for."""
+        """Scores of the training rewards, float32 on the CPU; with their gradient where it is asked for.
+
+        DECODED_AT_ONCE pictures at a time: a request holds every picture of a chunk, whatever the number of candidates.
+        """
+        rows = torch.arange(len(request.x_0)).split(DECODED_AT_ONCE)
+        parts = [self._score_rows(request.take(chosen)) for chosen in rows]
+        gradients = [part.gradient for part in parts if part.gradient is not None]
+        return Scores(torch.cat([part.value for part in parts]), torch.cat(gradients) if gradients else None)
+
+    def _score_rows(self, request: ScoreRequest) -> Scores:
         x_0 = request.x_0.detach().requires_grad_(request.gradient)
         with torch.set_grad_enabled(request.gradient):
             images = self.decoder.decode(x_0)

@@ -19,7 +19,7 @@ METHODS = named_classes(methods, Method)
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore:rdpo_paper")
+@pytest.mark.filterwarnings("ignore:psi_sign")
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_it_trains_to_the_same_bits_as_without_ray(ray_cluster, experiment: MakeExperiment, name: str):
     plan = smallest_experiment(experiment, METHODS[name](), cluster=ClusterConfig(worker_cpus=0.1, timeout=240.0))

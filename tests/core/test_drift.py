@@ -55,6 +55,11 @@ def oracle(policy: Gaussian, reference: Gaussian, batch: Transitions, arm: int, 
     return log_density(x, ours, STD[b]) - log_density(x, theirs, STD[b]), kl
 
 
+def radius(policy: Gaussian, batch: Transitions, b: int) -> float:
+    pairs = list(zip(flat(batch.x_s[WIN, b]), flat(policy.mean[0, b]), strict=True))
+    return math.sqrt(sum((x - mean) ** 2 for x, mean in pairs) / len(pairs)) / STD[b]
+
+
 @pytest.mark.parametrize("states", [1, 2])
 def test_pairs(states: int):
     policy, reference, batch = make(2, states)
@@ -63,7 +68,7 @@ def test_pairs(states: int):
     for b in range(B):
         (won, kl_won), (lost, kl_lost) = (oracle(policy, reference, batch, arm, b) for arm in (WIN, LOSE))
         wanted = {"rho_win": won, "rho_lose": lost, "rho_win_excess": won - kl_won, "rho_lose_excess": lost - kl_lost}
-        wanted |= {"kl": (kl_won + kl_lost) / 2, "accuracy": float(won > lost)}
+        wanted |= {"kl": (kl_won + kl_lost) / 2, "accuracy": float(won > lost), "radius_win": radius(policy, batch, b)}
         correct.append(won > lost)
         assert {name: float(values[b]) for name, values in figures.items()} == pytest.approx(wanted, rel=1e-9)
     assert set(correct) == {True, False}
@@ -85,6 +90,7 @@ def test_single_steps_are_won_where_their_advantage_is_positive():
 def test_a_policy_that_is_its_reference_decides_nothing():
     figures = drift(*make(2, 1, moved=0.0))
     assert figures.pop("accuracy").tolist() == [0.5] * B
+    assert bool((figures.pop("radius_win") > 0.4).all())
     assert all(torch.count_nonzero(values) == 0 for values in figures.values())
 
 

@@ -103,7 +103,7 @@ def reward_gain(method: StepwiseDPO) -> float:
     return float((train(method, slope, updates=100, rows=64, rate=0.02) * slope).sum())
 
 
-@pytest.mark.filterwarnings("ignore:rdpo_paper")
+@pytest.mark.filterwarnings("ignore:psi_sign")
 @pytest.mark.parametrize("psi_lambda", [1.0, 100.0])
 def test_psi_as_printed_lowers_the_reward_and_as_intended_it_does_not(psi_lambda: float):
     assert reward_gain(RDPOPaper(psi_lambda=psi_lambda)) < -0.3

@@ -66,7 +66,7 @@ def test_rdpo_mild_punishes_it_two_hundred_times_less():
 
 
 def test_rdpo_paper_rewards_it_and_warns():
-    with pytest.warns(UserWarning, match="rewards a rising loser; method.name = 'rdpo' has the sign"):
+    with pytest.warns(UserWarning, match="psi_sign = 'printed' .* rewards a rising loser; 'intended' has the sign"):
         method = RDPOPaper()
     # z = -0.0003 + 0.5 = 0.4997; ln(1 + e^-0.4997) = 0.474190
     assert loss(method, 0.101, 0.1, 0.6005, 1.3505) == pytest.approx(0.474190, abs=2e-5)
@@ -116,7 +116,7 @@ def test_ddpo_standardises_and_clamps_at_five():
     "search", [Search(shape="chain", step_reward="final"), Search(shape="tree", keep_mean=True)], ids=["mean", "chain"]
 )
 def test_ddpo_refuses_searches_that_it_cannot_learn_from(search: Search):
-    with pytest.raises(ValueError, match="ddpo needs shape = 'chain' and keep_mean = true"):
+    with pytest.raises(ValueError, match="ddpo needs shape = 'chain', step_reward = 'final' and keep_mean = true"):
         DDPO(search=search)
 
 

@@ -19,7 +19,7 @@ from tests.smallest import smallest_experiment
 METHODS = named_classes(methods, Method)
 
 
-@pytest.mark.filterwarnings("ignore:rdpo_paper")
+@pytest.mark.filterwarnings("ignore:psi_sign")
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_it_trains_and_resumes(experiment: MakeExperiment, tmp_path, name: str):
     plan = smallest_experiment(experiment, METHODS[name]())

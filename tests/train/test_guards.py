@@ -127,6 +127,18 @@ def test_pictures_are_guarded_too():
     assert seen.alarms == [(1, {"diversity": 1}, "count"), (2, {"diversity": 1}, "count")]
 
 
+def test_pictures_of_a_version_that_was_rolled_back_are_of_what_took_its_place():
+    experiment = toy_experiment(
+        guard=GuardConfig(gradient_spike="roll_back"),
+        checkpoint=CheckpointConfig(every=1),
+        evaluate=EvaluateConfig(every=1, rewards=()),
+    )
+    seen, _ = toy_run(experiment, {3: SPIKE})  # the last iteration
+    assert torch.equal(seen.judgements[4][0].images, seen.judgements[3][0].images)
+    plain, _ = toy_run(experiment)
+    assert not torch.equal(plain.judgements[4][0].images, plain.judgements[3][0].images)
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run():
     experiment = toy_experiment()
     runtime, seen = ToyRuntime(experiment), Recording()

@@ -41,8 +41,9 @@ def moves(search: Search) -> list[tuple[Reenactment, int, Tensor, Tensor, Tensor
         for candidate, x_s in enumerate(drawn):
             if candidate != winner:
                 torch.testing.assert_close(rollout.x_s[prompt, candidate, 0], x_s[0], rtol=1e-4, atol=1e-4)
+            stands = x_s if candidate != winner else rollout.x_s[prompt, winner, :1]  # scored again after the move
             value = float(rollout.value[prompt, candidate, 0, 0])
-            assert value == pytest.approx(quality[candidate], abs=2e-3)  # what ranked them: from before the move
+            assert value == pytest.approx(float(slow.quality(step + 1, stands)), abs=2e-3)
         moved = rollout.x_s[prompt, winner, 0] - drawn[winner][0]
         found.append((slow, winner, drawn[winner], moved, slow.gradient(step + 1, drawn[winner])[0]))
     return found
@@ -105,7 +106,7 @@ def test_the_trajectory_goes_on_from_the_moved_state(step_reward: str):
         if step_reward == "delta_parent":
             known = float(rollout.parent_value[prompt, 0, 1, 0])
             assert known == pytest.approx(float(slow.quality(3, moved[None])), abs=2e-3)
-            assert known != pytest.approx(float(rollout.value[prompt, winner, 0, 0]), abs=2e-3)
+            assert known == float(rollout.value[prompt, winner, 0, 0])
         after = rollout.x_s[prompt, int(rollout.value[prompt, :, 1, 0].argmax()), 1]
         torch.testing.assert_close(rollout.x_t[prompt, 0, 2], slow.child(4, after[None], 0)[0], rtol=1e-4, atol=1e-4)
 
