@@ -1,7 +1,7 @@
 """The table of docs/step-rewards.md: how often a step reward names the better step, on the tests' Gaussian toy."""
 
 from raypref.core.search import StepReward
-from tests.core.test_gaussian_toy import TOY, TRAINED, label_accuracy
+from tests.core.test_gaussian_toy import TOYS, TRAINED, label_accuracy
 
 RULES: tuple[StepReward, ...] = (
     "delta_cross",
@@ -14,8 +14,10 @@ RULES: tuple[StepReward, ...] = (
 )
 
 if __name__ == "__main__":
-    chains = TOY.chains(2000)
-    print("| ranked by | " + " | ".join(f"step {step}" for step in TRAINED) + " |")
-    print("|---" * (1 + len(TRAINED)) + "|")
-    for rule in RULES:
-        print(f"| `{rule}` | " + " | ".join(f"{share:.3f}" for share in label_accuracy(chains, rule).values()) + " |")
+    print("| reward | ranked by | " + " | ".join(f"step {step}" for step in TRAINED) + " |")
+    print("|---" * (2 + len(TRAINED)) + "|")
+    for name, toy in TOYS.items():
+        chains = toy.chains(2000)
+        for rule in RULES:
+            shares = label_accuracy(toy, chains, rule).values()
+            print(f"| {name} | `{rule}` | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
