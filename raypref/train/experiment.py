@@ -102,8 +102,6 @@ class OptimizerConfig:
     """`[optimizer]`: AdamW on the adapter."""
 
     learning_rate: float = 3e-5
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    """constant; or from `learning_rate` at the first iteration down to 0 after the last, on a line or half a cosine."""
     batch_size: int = 20
     """Pairs in one optimizer update."""
     micro_batch_size: int = 20
@@ -115,6 +113,8 @@ class OptimizerConfig:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     adam_weight_decay: float = 1e-4
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    """constant; or from `learning_rate` at the first iteration down to 0 after the last, on a line or half a cosine."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "use a positive number, such as 3e-5.")
