@@ -16,6 +16,7 @@ from raypref.train.checkpoint import checkpoints, read_checkpoint, write_checkpo
 from raypref.train.experiment import CheckpointConfig
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime
+from raypref.train.stopped import StoppedRun
 from tests.recording import Recording, small_experiment
 
 
@@ -148,3 +149,15 @@ def test_the_report_is_one_file_with_pictures_and_curves(toml):
         directory.append(directory.alarms, {"iteration": iteration, "alarms": {"saturated": 2}, "action": "count"})
     cells = "<td>saturated</td><td>4</td><td>1</td><td>4</td><td>count</td>"
     assert cells in write_report(directory).read_text()
+
+
+def test_a_run_that_a_guard_stopped_has_a_report_and_goes_on_with_another_guard(toml):
+    twitchy = ["run.name=stopped", "guard.gradient_spike=stop", "guard.spike_factor=1.000001", "run.iterations=8"]
+    with pytest.raises(StoppedRun, match=r"gradient_spike .*raypref resume. and the guard set to count"):
+        train(load_experiment(toml, twitchy))
+    stopped = RunDirectory(toml.parent / "runs" / "stopped")
+    assert "gradient_spike" in stopped.report.read_text()
+    resume(stopped.path, ["guard.gradient_spike=count"])
+    whole = RunDirectory(train(load_experiment(toml, ["run.iterations=8"])))
+    adapters = [load_file(run.lora / "pytorch_lora_weights.safetensors") for run in (whole, stopped)]
+    assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
