@@ -9,6 +9,7 @@ import ray
 
 from raypref.cluster.pool import Job, Pool, Silence
 from raypref.train.chunk import Chunk
+from raypref.train.stopped import StoppedRun
 
 pytestmark = pytest.mark.ray
 
@@ -40,6 +41,9 @@ class Echo:
 
     def square(self, number):
         return number * number
+
+    def stop(self, reason):
+        raise StoppedRun(reason)
 
 
 def jobs(count, weights=None, method="rollout"):
@@ -79,6 +83,13 @@ def test_another_actors_death_inside_a_job_is_not_the_samplers_own(ray_cluster, 
     pool.submit(work)
     with pytest.raises(ray.exceptions.RayTaskError, match="ask_friend"):
         pool.wait_jobs(work)
+
+
+def test_a_run_that_stops_itself_says_so_without_a_trace_through_the_worker(ray_cluster):
+    (worker,) = actors(1)
+    with pytest.raises(StoppedRun) as caught:
+        Pool([worker], slots=1, timeout=60.0).wait_other(worker.stop.remote("no pairs"), "the learner")
+    assert str(caught.value) == "no pairs"
 
 
 def test_silence_is_an_error_that_names_the_chunk(ray_cluster):
