@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 
 TESTS = {
-    "core/losses.py": "tests/core",
+    "core/losses.py": "tests/core/test_losses.py tests/core/test_ppo_clip.py",
     "core/drift.py": "tests/core/test_drift.py",
     "core/process.py": "tests/core",
     "core/supervise.py": "tests/core/test_supervise.py",
@@ -48,11 +48,13 @@ TESTS = {
     "rewards/colorfulness.py": "tests/rewards/test_colorfulness.py",
     "rewards/jpeg.py": "tests/rewards/test_jpeg.py",
     "train/chunk.py": "tests/train/test_rollout.py",
-    "train/rollout.py": "tests/train/test_rollout.py",
+    "train/rollout.py": "tests/train/test_rollout.py tests/train/test_guidance.py",
     "train/learner.py": "tests/train/test_learner.py",
-    "train/state.py": "tests/train",
-    "train/reference.py": "tests/train",
-    "train/guards.py": "tests/train",
+    "train/state.py": "tests/train/test_learner.py tests/train/test_guards.py tests/train/test_checkpoint.py",
+    "train/reference.py": "tests/train/test_reference.py tests/train/test_learner.py",
+    "train/guards.py": "tests/train/test_guards.py",
+    "train/loop.py": "tests/train/test_guards.py",
+    "train/scorer.py": "tests/train/test_guidance.py tests/train/test_scorer.py",
     "core/timestep_weight.py": "tests/core/test_timestep_weight.py",
     "methods/base.py": "tests/methods",
     "models/lora.py": "tests/models",
@@ -192,7 +194,7 @@ MUTANTS = [
     Mutant("core/losses.py", "rho_lose - kl_lose.detach()", "rho_lose - kl_lose"),
     Mutant("core/losses.py", 'if self.center == "kl" else rho_lose', 'if self.center == "none" else rho_lose'),
     Mutant("core/losses.py", "torch.maximum(-advantage * ratio", "torch.minimum(-advantage * ratio"),
-    Mutant("core/losses.py", "behaviour = Gaussian(batch.mean[0], policy.std)", "behaviour = Gaussian(reference.mean[0], policy.std)"),
+    Mutant("core/losses.py", "Gaussian(batch.mean[0], policy.std)", "Gaussian(batch.x_t[0], policy.std)"),
     Mutant("core/losses.py", "batch.credit[0] * batch.weight", "batch.credit[0]"),
     Mutant("core/losses.py", ".expand_as(rho)[LOSE]", ".expand_as(rho)[WIN]"),
     Mutant("core/drift.py", "excess = rho - kl", "excess = rho + kl"),
@@ -201,9 +203,12 @@ MUTANTS = [
     Mutant("core/drift.py", "batch.weight > 0", "batch.weight < 0"),
     Mutant("core/drift.py", "policy.log_ratio(reference,", "reference.log_ratio(policy,"),
     Mutant("core/timestep_weight.py", "raw(t) / raw(trained).mean()", "raw(t)"),
-    Mutant("methods/base.py", "loss.per_example + self.kl_coef", "loss.per_example - self.kl_coef"),
+    Mutant("methods/base.py", "per_example + self.kl_coef", "per_example - self.kl_coef"),
     Mutant("core/process.py", "(ones, -now), (ones, 1 - now)", "(ones, -now), (ones, -now)"),
     Mutant("train/rollout.py", "guidance.target - scores.value[:, 0]", "scores.value[:, 0] - guidance.target"),
+    Mutant("train/rollout.py", "value = value.index_put((chosen, columns), state.value[0])", "pass"),
+    Mutant("train/loop.py", "if judged is not None:  # what is kept", "if False:  # what is kept"),
+    Mutant("train/scorer.py", "torch.cat([part.value for part in parts])", "torch.cat([part.value for part in parts[::-1]])"),
     Mutant("train/rollout.py", "x_t = state.x_t + guidance.scale * direction", "x_t = state.x_t - guidance.scale * direction"),
     Mutant("train/rollout.py", "state.x_t[0])\n", "state.x_t[0] * 0)\n"),
     Mutant("train/reference.py", "updates % config.every", "(updates + 1) % config.every"),
@@ -228,7 +233,7 @@ def _caught(mutant: Mutant) -> bool:
         sys.path = [str(copy), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
         sys.dont_write_bytecode = True
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", TESTS[mutant.file]])
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *TESTS[mutant.file].split()])
         os.chdir(ROOT)
         loaded = Path(str(sys.modules["raypref"].__file__))
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or copy not in loaded.parents:
