@@ -123,7 +123,7 @@ def draw_time(rows: Rows) -> Figure:
     ]
     bottom = [0.0] * len(rows)
     for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
-                        ("learning", "learner")):  # fmt: skip
+                        ("syncing", "samplers: proving weights"), ("learning", "learner")):  # fmt: skip
         values = [row["busy_seconds"][role] for row in rows]
         axes.bar(at, values, bottom=bottom, label=label, width=0.8)
         bottom = [a + b for a, b in zip(bottom, values, strict=True)]

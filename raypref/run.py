@@ -153,12 +153,15 @@ class Recorder(Observer):
             },
             "alarms": report.alarms,
             "busy_seconds": report.seconds,
+            "sync": {"proved": report.syncs, "seconds": report.seconds["syncing"]},
             "pairs": pairs,
             "seconds": seconds,
             "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
-        self._events.log(done, {f"train/{name}": value for name, value in report.metrics.items()})
+        events = {f"train/{name}": value for name, value in report.metrics.items()}
+        events |= {f"sync/{name}": float(value) for name, value in row["sync"].items()}
+        self._events.log(done, events)
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
 

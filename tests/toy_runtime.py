@@ -50,7 +50,7 @@ class ToyRuntime(LocalRuntime):
         self.trips = trips or {}
         self.learner = Learner(ToyDenoiser(), experiment)
         scoring = LocalScoring(Scorer(ToyDecoder(), rewards))
-        self.sampler = Sampler(ToyDenoiser(), experiment.sampling, experiment.method.search, scoring)
+        self.sampler = Sampler(ToyDenoiser(), experiment.sampling, experiment.method.search, scoring, 1e-4)
         self._requested = {}
 
     def update(self, iteration: int) -> UpdateReport:

@@ -31,6 +31,8 @@ class Weights:
     manifest: Manifest
     flat: Float[Tensor, " n"]
     """float32, the parameters in the manifest's order."""
+    canary: Float[Tensor, "1 C H W"] | None = None
+    """What the learner's network predicts with them: see `raypref.train.canary`."""
 
 
 def checksum(flat: Float[Tensor, " n"]) -> str:

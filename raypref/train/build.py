@@ -25,7 +25,8 @@ def _claim_threads(experiment: Experiment) -> None:
 def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
     _claim_threads(experiment)
     denoiser = model_family(experiment).denoiser(experiment.model)
-    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring)
+    tolerance = experiment.cluster.sync_tolerance
+    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring, tolerance)
 
 
 def build_scorer(experiment: Experiment) -> Scorer:

@@ -242,6 +242,9 @@ class ClusterConfig:
     """CPUs that Ray reserves for each worker."""
     timeout: float = 1800.0
     """Seconds of silence from a worker after which the run stops and names it."""
+    sync_tolerance: float = 1e-4
+    """By how much a sampler's prediction may differ from the learner's with the same weights: see
+    `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in bfloat16."""
 
     def __post_init__(self) -> None:
         for name in ("samplers", "reward_workers", "chunks_in_flight"):
@@ -252,6 +255,7 @@ class ClusterConfig:
             gpus = getattr(self, name)
             require(gpus <= 1 or gpus == int(gpus), name, gpus, "use a share of one GPU, or a whole number.")
         require(self.timeout > 0, "timeout", self.timeout, "use a positive number of seconds.")
+        require(self.sync_tolerance > 0, "sync_tolerance", self.sync_tolerance, "use a positive number, such as 1e-4.")
 
     def total_cpus(self) -> float:
         """CPUs that all workers reserve."""

@@ -17,6 +17,7 @@ from raypref.core.timestep_weight import timestep_weight
 from raypref.core.types import Loss, Rollout, Transitions, concat_rollouts
 from raypref.core.weights import Weights, WeightsError
 from raypref.models.base import Denoiser
+from raypref.train.canary import Canary
 from raypref.train.experiment import Experiment
 from raypref.train.reference import Reference
 from raypref.train.sampler import SampledRollout
@@ -35,7 +36,10 @@ class UpdateReport:
     """Guard -> how often it was tripped."""
     pairs: int
     seconds: dict[str, float]
-    """Role -> busy seconds: denoising and scoring (as the samplers waited for it), learning."""
+    """Role -> busy seconds: denoising, scoring (as the samplers waited for it), syncing of weights, learning."""
+    syncs: int
+    """How often a sampler installed a version of the weights and proved it. Like the seconds, it depends on who was
+    faster, and is no part of the numbers."""
 
 
 WARM_UP = 10
@@ -64,13 +68,19 @@ class Learner:
             foreach=False,
         )
         self.reference = Reference(denoiser, experiment.reference)
+        self._canary = Canary(denoiser, self.process, experiment.sampling.guidance_scale)
         self.gradient_level = math.nan
         """Running level of the gradient's norm; NaN before the first update."""
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
 
     def weights(self, version: int) -> Weights:
-        """A version that rollouts may still ask for: the newest or, with lag, the one before."""
-        return self.history[version]
+        """A version that rollouts may still ask for, the newest or, with lag, the one before; with its canary."""
+        found = self.history[version]
+        if found.canary is None:
+            with self.denoiser.parameters.wearing(found.flat):
+                found = replace(found, canary=self._canary.sing())
+            self.history[version] = found
+        return found
 
     def update(self, iteration: int, sampled: list[SampledRollout]) -> UpdateReport:
         """Trains on an iteration's rollouts and makes version `iteration + 1`.
@@ -108,8 +118,10 @@ class Learner:
             seconds={
                 "denoising": sum(part.seconds_denoising for part in sampled),
                 "scoring": sum(part.seconds_scoring for part in sampled),
+                "syncing": sum(part.seconds_syncing for part in sampled),
                 "learning": time.perf_counter() - started,
             },
+            syncs=sum(part.syncs for part in sampled),
         )
 
     def _check_policy(self, iteration: int, rollout: Rollout) -> None:

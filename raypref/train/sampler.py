@@ -3,6 +3,7 @@
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,6 +12,7 @@ from raypref.core.search import Search
 from raypref.core.types import Rollout
 from raypref.core.weights import Weights
 from raypref.models.base import Denoiser
+from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
 from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
@@ -36,20 +38,38 @@ class SampledRollout:
     rollout: Rollout
     seconds_denoising: float
     seconds_scoring: float
+    syncs: int = 0
+    """Versions of the weights that were installed and proved for it: 0 where another chunk came first."""
+    seconds_syncing: float = 0.0
+
+
+@dataclass
+class Spent:
+    """What a search cost, in seconds and versions; it grows while the search runs."""
+
+    denoising: float = 0.0
+    scoring: float = 0.0
+    syncing: float = 0.0
+    syncs: int = 0
 
 
 class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
-    def __init__(self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring) -> None:
-        self.denoiser, self.search, self.scoring = denoiser, search, scoring
+    def __init__(
+        self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring, sync_tolerance: float
+    ) -> None:
+        self.denoiser, self.search, self.scoring, self.sync_tolerance = denoiser, search, scoring, sync_tolerance
         self.process = sampling.process(denoiser.schedule)
         self.guidance_scale = sampling.guidance_scale
         self._network = threading.Lock()
+        self._canary = Canary(denoiser, self.process, sampling.guidance_scale)
+        self._proved: deque[tuple[int, str]] = deque(maxlen=4)
 
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches from the chunk's prompts with exactly these weights."""
-        return SampledRollout(*self._drive(explore(self._walk(chunk), self.search), weights))
+        rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
+        return SampledRollout(rollout, spent.denoising, spent.scoring, spent.syncs, spent.syncing)
 
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
@@ -70,29 +90,38 @@ class Sampler:
         by_step = {step - 1: scores[0, :, 0] for step, scores in answers.items()}
         return replace(judgement, score_by_step=by_step)
 
-    def _drive(self, search: Generator[ScoreRequest, Scores, Found], weights: Weights) -> tuple[Found, float, float]:
-        """What a search finds, and the seconds of denoising and of scoring."""
-        denoising = scoring = 0.0
-        scores: Scores | None = None
+    def _drive(self, search: Generator[ScoreRequest, Scores, Found], weights: Weights) -> tuple[Found, Spent]:
+        """What a search finds, and what it cost."""
+        spent, scores = Spent(), None
         while True:
             with self._network:
-                self._use(weights)
                 started = time.perf_counter()
+                spent.syncs += self._use(weights)
+                ready = time.perf_counter()
+                spent.syncing += ready - started
                 try:
                     request = next(search) if scores is None else search.send(scores)
                 except StopIteration as done:
-                    denoising += time.perf_counter() - started
-                    return done.value, denoising, scoring
-                denoising += time.perf_counter() - started
+                    return done.value, spent
+                finally:
+                    spent.denoising += time.perf_counter() - ready
             started = time.perf_counter()
             scores = self.scoring.score(request)
-            scoring += time.perf_counter() - started
+            spent.scoring += time.perf_counter() - started
 
     def _walk(self, chunk: Chunk) -> Walk:
         return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
 
-    def _use(self, weights: Weights) -> None:
-        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes."""
-        live, manifest = self.denoiser.parameters, weights.manifest
-        if (live.version, live.checksum) != (manifest.version, manifest.checksum):
+    def _use(self, weights: Weights) -> bool:
+        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes.
+
+        Whether they were new to this sampler, and so had to prove themselves.
+        """
+        live, identity = self.denoiser.parameters, (weights.manifest.version, weights.manifest.checksum)
+        if (live.version, live.checksum) != identity:
             live.install(weights)
+        if identity in self._proved:
+            return False
+        self._canary.prove(weights, self.sync_tolerance)
+        self._proved.append(identity)
+        return True

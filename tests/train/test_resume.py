@@ -128,7 +128,7 @@ def test_a_run_directory_holds_everything_and_resumes(toml, monkeypatch):
         resume(
             train(load_experiment(toml, ["run.name=falling", "optimizer.lr_scheduler=linear"])), ["run.iterations=9"]
         )
-    strip = ("seconds", "wall_seconds", "busy_seconds")
+    strip = ("seconds", "wall_seconds", "busy_seconds", "sync")
     rows = [
         [{key: value for key, value in row.items() if key not in strip} for row in run.rows(run.metrics)]
         for run in (whole, half)
