@@ -1,4 +1,4 @@
-"""Another experiment for workers that are up: a start is mostly imports, and costs more than these tests' small runs."""
+"""Another experiment for workers that are up: a start is mostly imports, and costs more than small runs do."""
 
 import sys
 
