@@ -31,7 +31,13 @@ def random_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def experiment(random_model: Path) -> MakeExperiment:
+def experiment(make_experiment: MakeExperiment) -> MakeExperiment:
+    """The same factory, under the name that reads well in a test."""
+    return make_experiment
+
+
+@pytest.fixture(scope="session")
+def make_experiment(random_model: Path) -> MakeExperiment:
     """A factory: the random model, five sampling steps, two prompts an iteration; any section can be given instead."""
 
     def make(method: Method | None = None, **sections: object) -> Experiment:

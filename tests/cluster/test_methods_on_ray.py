@@ -1,5 +1,6 @@
 """Every method, found by its name, trains on Ray to the same bits as without."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -7,31 +8,42 @@ import pytest
 from raypref import methods
 from raypref.cluster.runtime import RayRuntime
 from raypref.methods.base import Method
+from raypref.methods.rdpo import RDPO
 from raypref.registry import named_classes
-from raypref.train.experiment import ClusterConfig
+from raypref.train.experiment import ClusterConfig, Experiment
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime, Runtime
+from tests.cluster.reassign import reassign
 from tests.conftest import MakeExperiment
 from tests.recording import Recording
 from tests.smallest import smallest_experiment
 
 METHODS = named_classes(methods, Method)
 
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:psi_sign")]
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore:psi_sign")
+
+def one_iteration(make: MakeExperiment, method: Method) -> Experiment:
+    plan = smallest_experiment(make, method, cluster=ClusterConfig(worker_cpus=0.1, timeout=240.0))
+    return replace(plan, run=replace(plan.run, iterations=1))
+
+
+@pytest.fixture(scope="module")
+def runtime(ray_cluster, make_experiment: MakeExperiment) -> Iterator[RayRuntime]:
+    started = RayRuntime(one_iteration(make_experiment, RDPO()))
+    yield started
+    started.close()
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_it_trains_to_the_same_bits_as_without_ray(ray_cluster, experiment: MakeExperiment, name: str):
-    plan = smallest_experiment(experiment, METHODS[name](), cluster=ClusterConfig(worker_cpus=0.1, timeout=240.0))
-    plan = replace(plan, run=replace(plan.run, iterations=1))
+def test_it_trains_to_the_same_bits_as_without_ray(runtime: RayRuntime, make_experiment: MakeExperiment, name: str):
+    plan = one_iteration(make_experiment, METHODS[name]())
+    reassign(runtime, plan)
     checksums = []
-    for kind in (LocalRuntime, RayRuntime):
-        runtime: Runtime = kind(plan)
+    runtimes: tuple[Runtime, ...] = (LocalRuntime(plan), runtime)
+    for each in runtimes:
         seen = Recording()
-        try:
-            train(plan, runtime, seen)
-        finally:
-            runtime.close()
+        train(plan, each, seen)
         assert seen.reports[0].pairs > 0
         checksums.append(seen.final_checksum())
     assert checksums[0] == checksums[1]
