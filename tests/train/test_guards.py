@@ -142,6 +142,7 @@ def test_pictures_of_a_version_that_was_rolled_back_are_of_what_took_its_place()
 def test_a_gradient_that_is_not_finite_stops_the_run():
     experiment = toy_experiment()
     runtime, seen = ToyRuntime(experiment), Recording()
+    runtime.learner.weights(0)  # its canary still sings
     runtime.learner.denoiser.mixing[0, 0] = torch.nan  # the learner's network alone: rollouts and scores are sound
     with pytest.raises(GuardStop, match=r"iteration 1: nonfinite \(2x\)"):
         train(experiment, runtime, seen)
