@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -40,9 +41,14 @@ class RayRuntime(Runtime):
 
     def _start(self) -> None:
         cluster = self.experiment.cluster
+        # Samplers find reward workers by name: of handles among a constructor's arguments Ray warns that a restart may
+        # not find them again.
+        self.scorer_names = [f"reward-{index}-{uuid4().hex[:8]}" for index in range(cluster.reward_workers)]
         self.scorers = [
-            self._spawn(ScorerWorker, cluster.reward_gpus, self.experiment, max_restarts=-1, max_task_retries=2)
-            for _ in range(cluster.reward_workers)
+            self._spawn(
+                ScorerWorker, cluster.reward_gpus, self.experiment, name=name, max_restarts=-1, max_task_retries=2
+            )
+            for name in self.scorer_names
         ]
         slots = cluster.chunks_in_flight
         self.samplers = [
@@ -50,7 +56,7 @@ class RayRuntime(Runtime):
                 SamplerWorker,
                 cluster.sampler_gpus,
                 self.experiment,
-                self.scorers,
+                self.scorer_names,
                 max_restarts=-1,
                 max_concurrency=slots,
             )

@@ -37,11 +37,11 @@ class ScorerWorker:
 
 
 class RemoteScoring(Scoring):
-    """Reward workers, taken in turn."""
+    """Reward workers by their actors' names, taken in turn."""
 
-    def __init__(self, workers: list[Any], timeout: float) -> None:
+    def __init__(self, workers: list[str], timeout: float) -> None:
         # Half the driver's patience: the sampler's error, which knows the cause, comes first.
-        self.turns, self.timeout = itertools.cycle(workers), timeout / 2
+        self.turns, self.timeout = itertools.cycle([ray.get_actor(name) for name in workers]), timeout / 2
 
     def score(self, request: ScoreRequest) -> Scores:
         return self._get(next(self.turns).score.remote(pack(request)))
@@ -62,7 +62,7 @@ class SamplerWorker:
     """A sampler. Every job returns (result, receipt): the result goes to whoever needs it, the receipt tells the driver
     that it is there without pulling it over."""
 
-    def __init__(self, experiment: Experiment, scorers: list[Any]) -> None:
+    def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
         self.sampler = build_sampler(experiment, RemoteScoring(scorers, experiment.cluster.timeout))
 
     def ready(self) -> bool:

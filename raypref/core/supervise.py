@@ -73,8 +73,8 @@ def best_vs_worst(rollout: Rollout, credit: Float[Tensor, "P G S R"], threshold:
     """
     place = standing(credit)
     scored = ~place.isnan()
-    best = place.nan_to_num(nan=-torch.inf).argmax(1)  # [P S]
-    worst = place.nan_to_num(nan=torch.inf).argmin(1)
+    known = place.nan_to_num(nan=0.0)  # standings sum to 0: what is not scored is best or worst only where all tie
+    best, worst = known.argmax(1), known.argmin(1)  # [P S]
     high, low = _of_candidate(credit, best), _of_candidate(credit, worst)  # [P S R]
     enough = scored.sum(1) >= 2
     decided = enough & (high >= low).all(-1) & (high > low).any(-1)

@@ -19,7 +19,9 @@ def reassign(runtime: RayRuntime, experiment: Experiment) -> None:
     """The runtime as if it had been started for `experiment`, whose [cluster] asks for the same workers."""
     assert experiment.cluster == runtime.experiment.cluster
     starts = [worker.__ray_call__.remote(begin_again, experiment) for worker in (*runtime.scorers, runtime.learner)]
-    starts += [sampler.__ray_call__.remote(begin_again, experiment, runtime.scorers) for sampler in runtime.samplers]
+    starts += [
+        sampler.__ray_call__.remote(begin_again, experiment, runtime.scorer_names) for sampler in runtime.samplers
+    ]
     ray.get(starts, timeout=240)
     runtime.experiment, runtime._jobs = experiment, {}
     runtime.pool = Pool(runtime.samplers, experiment.cluster.chunks_in_flight, experiment.cluster.timeout)
