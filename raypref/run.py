@@ -12,6 +12,7 @@ from raypref.evaluate.heldout import Evaluation, evaluate, pictures
 from raypref.progress import Display, clock
 from raypref.report import write_report
 from raypref.run_directory import RunDirectory
+from raypref.signals import ending_in_order
 from raypref.tracking import Tracker
 from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
@@ -112,7 +113,8 @@ def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: Tra
             directory = prepare()
             recorder = Recorder(experiment, directory, display, state, started)
             try:
-                train_loop(experiment, runtime, recorder, state)
+                with ending_in_order():
+                    train_loop(experiment, runtime, recorder, state)
             except StoppedRun:
                 write_report(directory)  # it shows what led there
                 raise
@@ -153,14 +155,14 @@ class Recorder(Observer):
             },
             "alarms": report.alarms,
             "busy_seconds": report.seconds,
-            "sync": {"proved": report.syncs, "seconds": report.seconds["syncing"]},
+            "sync": {"proved": float(report.syncs), "seconds": report.seconds["syncing"]},
             "pairs": pairs,
             "seconds": seconds,
             "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
         events = {f"train/{name}": value for name, value in report.metrics.items()}
-        events |= {f"sync/{name}": float(value) for name, value in row["sync"].items()}
+        events |= {"sync/proved": float(report.syncs), "sync/seconds": report.seconds["syncing"]}
         self._events.log(done, events)
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
@@ -183,6 +185,10 @@ class Recorder(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        self.directory.forget_after(iteration)
+        self.display.say(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:
         self._events.close()

@@ -100,13 +100,17 @@ class RunDirectory:
         return load_changed(self.config, overrides, allowed)
 
     def rewound(self, experiment: Experiment, iteration: int) -> "RunDirectory":
-        """This directory, ready to go on after `iteration`: later rows, which will be computed again, are forgotten."""
+        """This directory, ready to go on after `iteration`."""
         self.write_config(experiment)
         self.summary.unlink(missing_ok=True)
+        self.forget_after(iteration)
+        return self
+
+    def forget_after(self, iteration: int) -> None:
+        """Drops later rows, which will be computed again."""
         for file in (self.metrics, self.evaluations, self.alarms):
             kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
             replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
-        return self
 
     def append(self, file: Path, row: dict[str, Any]) -> None:
         """Adds a JSON line."""

@@ -41,6 +41,7 @@ class Recording(Observer):
         self.judgements: dict[int, list[Judgement]] = {}
         self.states: list[TrainState] = []
         self.alarms: list[tuple[int, dict[str, int], GuardAction]] = []
+        self.losses: list[tuple[int, str]] = []
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         self.reports.append(report)
@@ -53,6 +54,10 @@ class Recording(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         self.states.append(state)
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        self.losses.append((iteration, why))
+        self.reports = self.reports[:iteration]
 
     def final_checksum(self) -> str:
         """Of the newest weights."""

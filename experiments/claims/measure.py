@@ -113,6 +113,9 @@ class Curves(Observer):
     def checkpointed(self, state: TrainState) -> None:
         pass
 
+    def learner_lost(self, iteration: int, why: str) -> None:
+        raise AssertionError("it lives in this process")
+
 
 def path_of(arm: Arm, seed: int) -> Path:
     """Where a run's figures lie."""

@@ -1,20 +1,16 @@
 """The three roles as actors: plain classes that pack and unpack; `ray.remote` is applied where they are spawned."""
 
-import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from raypref.cluster.remote_scoring import RemoteScoring
+from raypref.cluster.whereabouts import Whereabouts
 from raypref.cluster.wire import pack, unpack
 from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
-from raypref.train.rollout import ScoreRequest, Scores
-from raypref.train.sampler import Scoring
-from raypref.train.scorer import Judgement
 from raypref.train.state import learner_state, restore_learner, roll_back
 
 Packed = Any
@@ -26,8 +22,8 @@ class ScorerWorker:
     def __init__(self, experiment: Experiment) -> None:
         self.scorer = build_scorer(experiment)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> Whereabouts:
+        return Whereabouts.own()
 
     def score(self, request: Packed) -> Packed:
         return pack(self.scorer.score(unpack(request)))
@@ -36,37 +32,16 @@ class ScorerWorker:
         return pack(self.scorer.judge(unpack(request)))
 
 
-class RemoteScoring(Scoring):
-    """Reward workers by their actors' names, taken in turn."""
-
-    def __init__(self, workers: list[str], timeout: float) -> None:
-        # Half the driver's patience: the sampler's error, which knows the cause, comes first.
-        self.turns, self.timeout = itertools.cycle([ray.get_actor(name) for name in workers]), timeout / 2
-
-    def score(self, request: ScoreRequest) -> Scores:
-        return self._get(next(self.turns).score.remote(pack(request)))
-
-    def judge(self, request: ScoreRequest) -> Judgement:
-        return self._get(next(self.turns).judge.remote(pack(request)))
-
-    def _get(self, reference: Any) -> Any:
-        try:
-            return unpack(ray.get(reference, timeout=self.timeout))
-        except ray.exceptions.GetTimeoutError:
-            raise TimeoutError(
-                f"a reward worker gave no answer for {self.timeout:g} s (half of cluster.timeout): is it that slow?"
-            ) from None
-
-
 class SamplerWorker:
     """A sampler. Every job returns (result, receipt): the result goes to whoever needs it, the receipt tells the driver
     that it is there without pulling it over."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        self.sampler = build_sampler(experiment, RemoteScoring(scorers, experiment.cluster.timeout))
+        # A quarter of the driver's patience with this sampler: three reward workers may be lost in that time.
+        self.sampler = build_sampler(experiment, RemoteScoring(scorers, experiment.cluster.timeout / 4))
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> Whereabouts:
+        return Whereabouts.own()
 
     def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, str]:
         return pack(self.sampler.rollout(chunk, unpack(weights))), chunk.name
@@ -76,30 +51,32 @@ class SamplerWorker:
 
 
 class LearnerWorker:
-    """The learner."""
+    """The learner. What changes the policy returns (answer, weights...), so that a version of the weights leaves the
+    worker with the call that made it, and stays when the worker is lost."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.learner = build_learner(experiment)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> Whereabouts:
+        return Whereabouts.own()
 
-    def update(self, iteration: int, *sampled: Packed) -> Packed:
-        return pack(self.learner.update(iteration, [unpack(part) for part in sampled]))
+    def weights(self, *versions: int) -> tuple[Any, ...]:
+        return True, *(pack(self.learner.weights(version)) for version in versions)
 
-    def weights(self, version: int) -> Packed:
-        return pack(self.learner.weights(version))
+    def update(self, iteration: int, *sampled: Packed) -> tuple[Packed, Packed]:
+        report = self.learner.update(iteration, [unpack(part) for part in sampled])
+        return pack(report), pack(self.learner.weights(iteration + 1))
 
     def state(self) -> Packed:
         return pack(learner_state(self.learner))
 
-    def restore(self, state: Packed) -> bool:
+    def restore(self, state: Packed) -> tuple[Any, ...]:
         restore_learner(self.learner, unpack(state))
-        return True
+        return self.weights(*sorted(self.learner.history))
 
-    def roll_back(self, state: Packed, version: int) -> bool:
+    def roll_back(self, state: Packed, version: int) -> tuple[Any, ...]:
         roll_back(self.learner, unpack(state), version)
-        return True
+        return self.weights(version)
 
     def lora_files(self) -> dict[str, bytes]:
         """The exported adapter by file name: the driver's disk may be another machine's."""

@@ -172,7 +172,7 @@ GuardAction = Literal["count", "stop", "roll_back"]
 @dataclass(frozen=True)
 class GuardConfig:
     """`[guard]`: what to do where training goes wrong. count: note it and go on. stop: end the run with an error; what
-    was computed stays, and can be resumed. roll_back: go on with the weights of the last checkpoint."""
+    was computed stays, and can be resumed. roll_back: go on from the state before the iteration."""
 
     nonfinite: GuardAction = "stop"
     """A NaN or infinite loss or gradient. Such an update is never applied."""
@@ -213,8 +213,9 @@ class EvaluateConfig:
 class CheckpointConfig:
     """`[checkpoint]`."""
 
-    every: int = 5
-    """Iterations between checkpoints; the last iteration always has one."""
+    every: int = 1
+    """Iterations between checkpoints. There is always one of the base model, and one of the last finished iteration
+    where a run ends, is stopped, or fails; only a kill without warning loses what came after the last checkpoint."""
     keep: int = 2
     """How many are kept."""
 

@@ -12,6 +12,11 @@ from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement, Scorer
 from raypref.train.state import LearnerState, learner_state, restore_learner, roll_back
+from raypref.train.stopped import StoppedRun
+
+
+class LearnerLost(StoppedRun):
+    """The learner died or fell silent; `restore` starts it again."""
 
 
 class Runtime(ABC):
@@ -35,7 +40,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def restore(self, state: LearnerState) -> None:
-        """Goes on from there."""
+        """Goes on from there; what was requested before is forgotten."""
 
     @abstractmethod
     def roll_back(self, state: LearnerState, version: int) -> None:
@@ -87,6 +92,7 @@ class LocalRuntime(Runtime):
         return learner_state(self.learner)
 
     def restore(self, state: LearnerState) -> None:
+        self._requested.clear()
         restore_learner(self.learner, state)
 
     def roll_back(self, state: LearnerState, version: int) -> None:

@@ -59,7 +59,7 @@ def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster
     train(experiment, LocalRuntime(experiment), seen)
     runtime, resumed = RayRuntime(experiment), Recording()
     try:
-        train(experiment, runtime, resumed, seen.states[0])
+        train(experiment, runtime, resumed, seen.states[1])
     finally:
         runtime.close()
     assert [len(resumed.reports), resumed.final_checksum()] == [2, local_digests[1]]

@@ -30,7 +30,7 @@ def test_it_trains_and_resumes(experiment: MakeExperiment, tmp_path, name: str):
     assert [report.alarms for report in whole.reports] == [{}, {}]
     assert all(report.pairs > 0 for report in whole.reports)
     assert not torch.equal(runtime.learner.weights(2).flat, fresh.flat)
-    state = read_checkpoint(write_checkpoint(tmp_path, whole.states[0], keep=1))
+    state = read_checkpoint(write_checkpoint(tmp_path, whole.states[1], keep=1))
     assert state.iteration == 1
     train(plan, LocalRuntime(plan), second, state)
     assert second.final_checksum() == whole.final_checksum()
