@@ -1,0 +1,87 @@
+"""A process that is ended, in order or not, leaves a run that `raypref resume` brings to the very same end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raypref.run_directory import RunDirectory
+
+CONFIG = """
+[run]
+output_dir = "{folder}/runs"
+iterations = 6
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 2
+chunk_size = 2
+[model]
+path = "{model}"
+[optimizer]
+learning_rate = 1e-2
+batch_size = 6
+micro_batch_size = 3
+[sampling]
+num_inference_steps = 6
+guidance_scale = 1.0
+[method]
+search.steps = [0, 2, 4]
+[evaluate]
+every = 2
+rewards = []
+[checkpoint]
+every = {every}
+[cluster]
+runtime = "local"
+"""
+
+
+def config(folder: Path, model: Path, every: int) -> Path:
+    (folder / "prompts.txt").write_text("a cat\na dog\nan owl\n")
+    path = folder / "small.toml"
+    path.write_text(CONFIG.format(folder=folder, model=model, every=every))
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "raypref.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def finish(*arguments: object) -> None:
+    process = start(*arguments)
+    assert process.wait(timeout=240) == 0, process.stderr.read()
+
+
+def end_after(process: subprocess.Popen, metrics: Path, iterations: int, ending: signal.Signals) -> str:
+    """Ends a run once its metrics have so many rows; its last words."""
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or metrics.read_text().count("\n") < iterations:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(ending)
+    return process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize(("ending", "every", "code"), [("SIGTERM", 100, 143), ("SIGINT", 100, 130), ("SIGKILL", 1, -9)])
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, ending, every, code):
+    path = config(tmp_path, random_model, every)
+    finish("train", path, "run.name=whole")
+    whole, half = (RunDirectory(tmp_path / "runs" / name) for name in ("whole", "half"))
+    process = start("train", path, "run.name=half")
+    words = end_after(process, half.metrics, 3, signal.Signals[ending])
+    assert process.returncode == code
+    if ending != "SIGKILL":
+        assert words.strip().splitlines()[-1] == f"error: ended by {ending}; go on with `raypref resume`"
+        assert json.loads((half.newest_checkpoint() / "state.json").read_text())["iteration"] >= 2
+    finish("resume", half.path)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
+        assert (half.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert [grid.name for grid in sorted(half.images.iterdir())] == [g.name for g in sorted(whole.images.iterdir())]
+    for grid in half.images.iterdir():
+        assert grid.read_bytes() == (whole.images / grid.name).read_bytes()
