@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 
 class Killer(Recording):
-    """Kills processes after chosen iterations; with lag 1 samplers and reward workers are then in the middle of work."""
+    """Kills processes after chosen iterations; with lag 1 samplers and reward workers are in the middle of work."""
 
     def __init__(self, runtime, targets):
         super().__init__()
