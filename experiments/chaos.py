@@ -1,0 +1,136 @@
+"""Kills samplers, reward workers, learner and driver of real runs at random, and compares what comes out, byte by byte:
+`python -m experiments.chaos --minutes 10`. The last line is JSON.
+
+Every run is `raypref train`, and `raypref resume` after each death of the driver, on a Ray cluster of its own. It must
+leave the files of a run that nothing happened to.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import psutil
+from safetensors.torch import load_file
+
+from raypref.run_directory import RunDirectory
+
+CONFIG = Path(__file__).with_name("chaos.toml")
+RUNS = Path("runs/chaos")
+ROLES = {"SamplerWorker": "sampler", "ScorerWorker": "reward worker", "LearnerWorker": "learner"}
+CASES = ((0, 1), (1, 2), (0, 3), (1, 4))
+"""Lag and number of samplers."""
+
+
+def command(verb: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "raypref.cli", verb, *map(str, arguments)]
+
+
+def workers(driver: psutil.Process) -> Iterator[tuple[str, psutil.Process]]:
+    """The live workers of a driver's cluster, by role."""
+    for process in driver.children(recursive=True):
+        try:
+            title = process.cmdline()[:1]
+        except psutil.Error:
+            continue
+        for kind, role in ROLES.items():
+            if title and title[0].startswith(f"ray::{kind}"):
+                yield role, process
+
+
+def undisturbed(lag: int) -> Path:
+    """The run that all runs of this lag must equal, in one process without Ray."""
+    name = f"undisturbed-{lag}"
+    settings = [f"run.name={name}", f"run.output_dir={RUNS}", f"run.lag={lag}", "cluster.runtime=local"]
+    subprocess.run(command("train", CONFIG, "--overwrite", *settings), check=True, stdout=subprocess.DEVNULL)
+    return RUNS / name
+
+
+class Chaos:
+    """One run and its misfortunes."""
+
+    def __init__(self, number: int, lag: int, samplers: int, chance: random.Random) -> None:
+        self.path, self.chance, self.kills = RUNS / f"chaos-{number}", chance, Counter[str]()
+        settings = [f"run.name={self.path.name}", f"run.output_dir={RUNS}", f"run.lag={lag}"]
+        self.begin = command("train", CONFIG, "--overwrite", *settings, f"cluster.samplers={samplers}")
+
+    def run(self) -> None:
+        """To the end, whatever dies on the way."""
+        self._attempt(self.begin)
+        while not (self.path / "summary.json").exists():
+            begun = RunDirectory(self.path).newest_checkpoint() is not None
+            self._attempt(command("resume", self.path) if begun else self.begin)
+
+    def _attempt(self, arguments: list[str]) -> None:
+        driver = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while True:
+            try:
+                driver.wait(timeout=self.chance.uniform(3, 15))
+                return
+            except psutil.TimeoutExpired:
+                self._kill(driver)
+
+    def _kill(self, driver: psutil.Process) -> None:
+        """One process: the driver now and then, else any worker."""
+        targets = list(workers(driver))
+        if not targets:
+            return
+        role, victim = self.chance.choice([*targets, *targets, ("driver", driver)])
+        cluster = driver.children(recursive=True) if role == "driver" else []
+        victim.kill()
+        self.kills[role] += 1
+        _, alive = psutil.wait_procs(cluster, timeout=60)
+        for process in alive:
+            self.kills["left behind by a dead driver"] += 1
+            process.kill()
+
+
+def same_bits(one: Path, other: Path) -> list[str]:
+    """What differs between the files of two runs."""
+    grids = [f"images/{grid.name}" for grid in sorted((one / "images").iterdir())]
+    files = ["metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors", *grids]
+    different = [name for name in files if (one / name).read_bytes() != (other / name).read_bytes()]
+    mine, theirs = (
+        load_file(sorted((run / "checkpoints").iterdir())[-1] / "state.safetensors") for run in (one, other)
+    )
+    if mine.keys() != theirs.keys() or any(not mine[name].equal(theirs[name]) for name in mine):
+        different.append("the last checkpoint")
+    return different
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    chance, started = random.Random(args.seed), time.monotonic()
+    shutil.rmtree(RUNS, ignore_errors=True)
+    wanted = {lag: undisturbed(lag) for lag in (0, 1)}
+    kills, runs, different = Counter[str](), [], []
+    for number, (lag, samplers) in enumerate(cycle(CASES)):
+        chaos = Chaos(number, lag, samplers, chance)
+        chaos.run()
+        found = same_bits(wanted[lag], chaos.path)
+        different += [f"run {number}: {name}" for name in found]
+        runs.append({"lag": lag, "samplers": samplers, "kills": chaos.kills.total(), "equal": not found})
+        kills += chaos.kills
+        print(
+            f"run {number}: lag {lag}, {samplers} samplers, {dict(chaos.kills)}, differs: {found or 'nowhere'}",
+            flush=True,
+        )
+        if time.monotonic() - started > 60 * args.minutes and number + 1 >= len(CASES):
+            break
+    print(json.dumps({"kills": kills.total(), "equal": not different, "by_role": kills, "runs": runs,
+                      "seconds": round(time.monotonic() - started)}))  # fmt: skip
+    sys.exit(bool(different))
+
+
+if __name__ == "__main__":
+    main()
