@@ -82,7 +82,7 @@ class Hanging:
 
     def __call__(self, scores: Tensor) -> Tensor:
         self.waiting.append(threading.current_thread())
-        self.go.wait()
+        self.go.wait(30)  # so that a run without patience fails the test, and soon
         return scores
 
     def release(self) -> None:
