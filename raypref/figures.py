@@ -39,7 +39,9 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     )
     left.set(xlabel="iteration", ylabel=name)
     watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
-    watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
+    watched |= {
+        f"{kind} right": [e.accuracy.get(kind, math.nan) for e in evaluations] for kind in evaluations[0].accuracy
+    }
     watched["diversity"] = [e.diversity for e in evaluations]
     watched["diversity of form"] = [e.form_diversity for e in evaluations]
     for label, values in watched.items():

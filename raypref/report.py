@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def _table(evaluations: list[Evaluation]) -> str:
         for name, value in base.rewards.items()
         for now in [final.rewards[name]]
     ]  # fmt: skip
-    plain = {f"{name} right": (share, final.accuracy[name]) for name, share in base.accuracy.items()}
+    plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
     plain["diversity"] = (base.diversity, final.diversity)
     plain["diversity of form"] = (base.form_diversity, final.form_diversity)
     lines += [(name, f"{a:.4f}", f"{b:.4f}", relative_change(a, b)) for name, (a, b) in plain.items()]

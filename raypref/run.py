@@ -1,6 +1,7 @@
 """A run from end to end: directory, workers, loop, report. The Python API: `train`, `resume`, `evaluate_run`."""
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,11 +13,11 @@ from raypref.evaluate.heldout import Evaluation, evaluate, pictures
 from raypref.progress import Display, clock
 from raypref.report import write_report
 from raypref.run_directory import RunDirectory
-from raypref.signals import ending_in_order
 from raypref.tracking import Tracker
 from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment, GuardAction
+from raypref.train.guards import commonest, on_one_line
 from raypref.train.learner import UpdateReport
 from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
@@ -113,8 +114,7 @@ def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: Tra
             directory = prepare()
             recorder = Recorder(experiment, directory, display, state, started)
             try:
-                with ending_in_order():
-                    train_loop(experiment, runtime, recorder, state)
+                train_loop(experiment, runtime, recorder, state)
             except StoppedRun:
                 write_report(directory)  # it shows what led there
                 raise
@@ -149,23 +149,26 @@ class Recorder(Observer):
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         done = iteration + 1
+        sync: dict[str, float] = {"proved": report.syncs, "seconds": report.seconds["syncing"]}
         row = report.metrics | {
             "by_step": {
                 name: {str(step): value for step, value in means.items()} for name, means in report.by_step.items()
             },
             "alarms": report.alarms,
+            "failures": commonest(report.failures),
             "busy_seconds": report.seconds,
-            "sync": {"proved": float(report.syncs), "seconds": report.seconds["syncing"]},
+            "sync": sync,
             "pairs": pairs,
             "seconds": seconds,
             "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
         events = {f"train/{name}": value for name, value in report.metrics.items()}
-        events |= {"sync/proved": float(report.syncs), "sync/seconds": report.seconds["syncing"]}
+        events |= {f"sync/{name}": float(value) for name, value in sync.items()}
         self._events.log(done, events)
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
+        self._failed(done, report.failures)
 
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
         each = self.experiment.evaluate.images_per_prompt
@@ -178,6 +181,11 @@ class Recorder(Observer):
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
+        self._failed(iteration, evaluation.failures)
+
+    def _failed(self, iteration: int, failures: dict[str, int]) -> None:
+        if failures:
+            self.display.say(f"missing scores after {iteration} iterations: {on_one_line(failures)}")
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
         self.directory.append(self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action})
@@ -185,10 +193,6 @@ class Recorder(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
-
-    def learner_lost(self, iteration: int, why: str) -> None:
-        self.directory.forget_after(iteration)
-        self.display.say(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:
         self._events.close()
@@ -224,7 +228,7 @@ def write_summary(directory: RunDirectory) -> None:
         **{name: reward(name) for name in names if name != experiment.reward.name},
         "diversity": both(lambda e: e.diversity),
         "form_diversity": both(lambda e: e.form_diversity),
-        "accuracy": {name: both(lambda e, name=name: e.accuracy[name]) for name in base.accuracy},  # type: ignore[misc]
+        "accuracy": {name: both(lambda e, name=name: e.accuracy.get(name, math.nan)) for name in base.accuracy},  # type: ignore[misc]
         "heldout_pictures": final.prompts * final.images_per_prompt,
         "alarms": sum((Counter(row["alarms"]) for row in directory.rows(directory.alarms)), Counter()),
         "pairs": last["pairs"],

@@ -36,7 +36,8 @@ def build_scorer(experiment: Experiment) -> Scorer:
                 *(known[name]() for name in experiment.reward.also))  # fmt: skip
     names = {reward.name for reward in training}
     watched = tuple(known[name]() for name in experiment.evaluate.rewards if name not in names)
-    return Scorer(model_family(experiment).decoder(experiment.model), training, watched)
+    decoder = model_family(experiment).decoder(experiment.model)
+    return Scorer(decoder, training, watched, experiment.guard.reward_timeout)
 
 
 def build_learner(experiment: Experiment) -> Learner:

@@ -185,11 +185,21 @@ class GuardConfig:
     diversity: GuardAction = "count"
     """Held-out pictures whose diversity fell below `diversity_share` of the base model's."""
     diversity_share: float = 0.5
+    missing_share: float = 0.1
+    """The run stops where a larger share of an iteration's pairs lacks a score: the reward fails. 1 lets it go on."""
+    tied_share: float = 0.9
+    """The run stops where a larger share of an iteration's pairs is an exact tie: the reward is constant."""
+    reward_timeout: float = 600.0
+    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed. Keep it below half of
+    cluster.timeout: where a reward worker is silent for so long, the run ends."""
 
     def __post_init__(self) -> None:
         require(self.spike_factor > 1, "spike_factor", self.spike_factor, "use a number above 1, such as 20.")
         for name in ("saturated_share", "diversity_share"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "use a share above 0, up to 1.")
+        for name in ("missing_share", "tied_share"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "use a share from 0 to 1 (never stop).")
+        require(self.reward_timeout > 0, "reward_timeout", self.reward_timeout, "use a positive number of seconds.")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from raypref.core.search import Search
@@ -16,7 +16,7 @@ from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
 from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
-from raypref.train.scorer import Judgement
+from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
 
@@ -41,16 +41,19 @@ class SampledRollout:
     syncs: int = 0
     """Versions of the weights that were installed and proved for it: 0 where another chunk came first."""
     seconds_syncing: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Why, and of how many pictures, a reward gave no score."""
 
 
 @dataclass
 class Spent:
-    """What a search cost, in seconds and versions; it grows while the search runs."""
+    """What a search cost, in seconds, versions and missing scores; it grows while the search runs."""
 
     denoising: float = 0.0
     scoring: float = 0.0
     syncing: float = 0.0
     syncs: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 class Sampler:
@@ -69,7 +72,7 @@ class Sampler:
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches from the chunk's prompts with exactly these weights."""
         rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
-        return SampledRollout(rollout, spent.denoising, spent.scoring, spent.syncs, spent.syncing)
+        return SampledRollout(rollout, spent.denoising, spent.scoring, spent.syncs, spent.syncing, spent.failures)
 
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
@@ -78,17 +81,18 @@ class Sampler:
         """
         walk = self._walk(chunk)
         if search is not None:
-            x_0 = self._drive(best_of_n(walk, search), weights)[0]
-            return self.scoring.judge(walk.request({len(self.process): x_0[None]}))
+            x_0, spent = self._drive(best_of_n(walk, search), weights)
+            judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
+            return replace(judgement, failures=together(spent.failures, judgement.failures))
         with self._network:
             self._use(weights)
             x_0, predicted = finish(walk, self.search.recorded())
         judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
         if not predicted:
             return judgement
-        answers = walk.answers(predicted, self.scoring.score(walk.request(predicted)))
-        by_step = {step - 1: scores[0, :, 0] for step, scores in answers.items()}
-        return replace(judgement, score_by_step=by_step)
+        scores = self.scoring.score(walk.request(predicted))
+        by_step = {step - 1: found[0, :, 0] for step, found in walk.answers(predicted, scores).items()}
+        return replace(judgement, score_by_step=by_step, failures=together(judgement.failures, scores.failures))
 
     def _drive(self, search: Generator[ScoreRequest, Scores, Found], weights: Weights) -> tuple[Found, Spent]:
         """What a search finds, and what it cost."""
@@ -108,6 +112,7 @@ class Sampler:
             started = time.perf_counter()
             scores = self.scoring.score(request)
             spent.scoring += time.perf_counter() - started
+            spent.failures = together(spent.failures, scores.failures)
 
     def _walk(self, chunk: Chunk) -> Walk:
         return Walk(self.denoiser, self.process, chunk, self.guidance_scale)

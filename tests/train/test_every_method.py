@@ -45,5 +45,5 @@ def test_several_rewards_train_together(experiment: MakeExperiment):
     train(plan, runtime, seen)
     assert set(seen.judgements[2][0].scores) == {"colorfulness", "jpeg_incompressibility"}
     for report in seen.reports:
-        dropped = sum(report.metrics[f"dropped_{why}"] for why in ("unscored", "tie", "threshold"))
+        dropped = sum(report.metrics[f"dropped_{why}"] for why in ("unscored", "tie", "incomparable", "threshold"))
         assert report.pairs + dropped == 2
