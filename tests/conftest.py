@@ -52,3 +52,38 @@ def make_experiment(random_model: Path) -> MakeExperiment:
         return Experiment(method=method or RDPO(search=Search(steps=(0, 2))), **(defaults | sections))
 
     return make
+
+
+@pytest.fixture
+def toml(tmp_path: Path, random_model: Path) -> Path:
+    """A config of a run of four iterations on the random model, without Ray, with a checkpoint after each."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\nan owl\n")
+    path = tmp_path / "small.toml"
+    path.write_text(f"""
+[run]
+name = "small"
+output_dir = "{tmp_path}/runs"
+iterations = 4
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 4
+chunk_size = 2
+[model]
+path = "{random_model}"
+[optimizer]
+learning_rate = 1e-2
+batch_size = 6
+micro_batch_size = 3
+[sampling]
+num_inference_steps = 6
+[method]
+search.steps = [0, 2, 4]
+[evaluate]
+every = 2
+rewards = []
+[checkpoint]
+every = 1
+[cluster]
+runtime = "local"
+""")
+    return path

@@ -217,6 +217,9 @@ class CheckpointConfig:
     """Iterations between checkpoints; the last iteration always has one."""
     keep: int = 2
     """How many are kept."""
+    folder: str = ""
+    """Where: a path or an fsspec URL such as s3://bucket/checkpoints, below which run.name is appended. Empty: the run
+    directory. A run that is resumed looks for its checkpoints there, so move them before you change it."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "every", self.every, "use 1 or more.")

@@ -8,6 +8,7 @@ import torch
 
 from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
 from raypref.train.experiment import CheckpointConfig, GuardConfig, OptimizerConfig, ReferenceConfig
+from raypref.train.folder import Folder
 from raypref.train.loop import train
 from tests.recording import Recording
 from tests.toy_runtime import ToyRuntime, toy_experiment, toy_run
@@ -41,14 +42,14 @@ def test_every_field_comes_back(tmp_path, update: str):
     assert state.learner.gradient_level > 0
     assert (state.learner.reference.flat is None) == (update == "frozen")
     assert state.learner.reference.updates == 6
-    check_equal(read_checkpoint(write_checkpoint(tmp_path, state, keep=2)), state)
+    check_equal(read_checkpoint(write_checkpoint(Folder.at(tmp_path), state, keep=2)), state)
 
 
 def test_a_learner_that_has_not_learned_yet_comes_back_too(tmp_path):
     runtime = ToyRuntime(toy_experiment())
     state = TrainState(0, 0, 0.0, 0.25, runtime.state())
     assert math.isnan(state.learner.gradient_level)
-    check_equal(read_checkpoint(write_checkpoint(tmp_path, state, keep=2)), state)
+    check_equal(read_checkpoint(write_checkpoint(Folder.at(tmp_path), state, keep=2)), state)
 
 
 class StopAt(Recording):
@@ -86,7 +87,7 @@ def test_resuming_changes_no_bit(tmp_path, lag: int, every: int, update: str, tr
     first = StopAt(3)
     with pytest.raises(KeyboardInterrupt):
         train(experiment, ToyRuntime(experiment, trips), first)
-    state = read_checkpoint(write_checkpoint(tmp_path, first.states[-1], keep=1))
+    state = read_checkpoint(write_checkpoint(Folder.at(tmp_path), first.states[-1], keep=1))
     assert state.iteration == 3
     second, _ = toy_run(experiment, trips, state)
     assert [report.metrics for report in first.reports + second.reports] == [r.metrics for r in whole.reports]
