@@ -70,8 +70,8 @@ class RunDirectory:
             )
         if experiment.checkpoint.folder and checkpoints.names() and not overwrite:
             raise ConfigError(
-                f"checkpoint.folder = {experiment.checkpoint.folder!r}: {checkpoints} holds checkpoints of a run of that "
-                "name; choose another run.name, or pass --overwrite"
+                f"checkpoint.folder = {experiment.checkpoint.folder!r}: {checkpoints} holds checkpoints of a run of "
+                "that name; choose another run.name, or pass --overwrite"
             )
 
     @classmethod

@@ -12,6 +12,7 @@ from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig
 from raypref.train.experiment import Experiment, OptimizerConfig, RunConfig, SamplingConfig
 from tests.random_model import save_random_model
+from tests.toy_runtime import ToyRuntime
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,12 @@ def make_experiment(random_model: Path) -> MakeExperiment:
         return Experiment(method=method or RDPO(search=Search(steps=(0, 2))), **(defaults | sections))
 
     return make
+
+
+@pytest.fixture
+def toy_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs with all their files, in a blink: the toy runtime in the place of the real ones."""
+    monkeypatch.setattr("raypref.run.start_runtime", ToyRuntime)
 
 
 @pytest.fixture

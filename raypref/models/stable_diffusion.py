@@ -148,8 +148,8 @@ class StableDiffusion(ModelFamily):
         pickled = [name for name in WEIGHTS if not any((folder / name).glob("*.safetensors"))]
         if pickled:
             raise ValueError(
-                f"{folder} has no .safetensors file in {', '.join(pickled)}, and pickled weights (.bin) are not loaded, "
-                "for they can run code; load the pipeline in diffusers once and save it with safe_serialization=True."
+                f"{folder} has no .safetensors file in {', '.join(pickled)}; pickled weights (.bin) can run code and "
+                "are not loaded; load the pipeline in diffusers once and save it with safe_serialization=True."
             )
 
     @classmethod

@@ -59,7 +59,7 @@ class Aesthetic(Reward):
 
 
 def read_head(source: str) -> dict[str, Tensor]:
-    """The head's state dict from a URL or a file. It is published pickled; `weights_only` reads tensors and runs no code."""
+    """The head's state dict from a URL or a file. It is published pickled; `weights_only` runs no code of it."""
     if source.startswith("https://"):
         return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
     if not Path(source).is_file():

@@ -1,0 +1,68 @@
+"""One process a run directory."""
+
+import multiprocessing
+import os
+import re
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from raypref.checks import ConfigError
+from raypref.lock import locked
+from raypref.run import resume, train
+from raypref.train.experiment import RunConfig
+from tests.toy_runtime import toy_experiment
+
+
+def hold(path: Path, line: Connection) -> None:
+    with locked(path):
+        line.send(os.getpid())
+        line.recv()
+
+
+def test_the_second_process_is_refused_until_the_first_is_dead(tmp_path):
+    path = tmp_path / "runs" / "mine"
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    holder = context.Process(target=hold, args=(path, theirs))
+    holder.start()
+    assert ours.recv() == holder.pid
+    wanted = rf"run directory {re.escape(str(path))}: process {holder.pid} on \S+, since 20\S+ \S+, is working in it"
+    with pytest.raises(ConfigError, match=wanted), locked(path):
+        pass
+    with locked(path.with_name("another")):
+        pass
+    with pytest.raises(ConfigError, match=wanted), locked(path):  # being refused changes nothing
+        pass
+    os.kill(holder.pid or 0, signal.SIGKILL)
+    holder.join()
+    with locked(path):
+        assert str(os.getpid()) in (path.parent / ".mine.lock").read_text()
+    with locked(path):
+        pass
+
+
+@pytest.mark.usefixtures("toy_files")
+def test_training_and_resuming_need_the_directory_for_themselves(tmp_path):
+    experiment = toy_experiment(run=RunConfig("mine", str(tmp_path), iterations=1, prompts_per_iteration=4))
+    path = train(experiment)
+    before = sorted(path.rglob("*"))
+    with locked(path):
+        for again in (lambda: train(experiment, overwrite=True), lambda: resume(path, ["run.iterations=2"])):
+            with pytest.raises(ConfigError, match=f"process {os.getpid()} on .* is working in it"):
+                again()
+    assert sorted(path.rglob("*")) == before
+    resume(path, ["run.iterations=2"])
+    train(experiment, overwrite=True)
+
+
+@pytest.mark.usefixtures("toy_files")
+@pytest.mark.parametrize("place", ["file/runs", "/proc/runs"])
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch, place: str):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    experiment = toy_experiment(run=RunConfig("mine", place, prompts_per_iteration=4))
+    with pytest.raises(ConfigError, match=r"run directory .*/mine: .* cannot be written to .*run\.output_dir"):
+        train(experiment)
