@@ -139,9 +139,11 @@ class RunDirectory:
         return self
 
     def append(self, file: Path, row: dict[str, Any]) -> None:
-        """Adds a JSON line."""
+        """Adds a JSON line, on the disk before any checkpoint that comes after it."""
         with file.open("a") as lines:
             lines.write(json.dumps(row) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
 
     def rows(self, file: Path) -> list[dict[str, Any]]:
         """The JSON lines of a file, oldest first; a last line that a kill has torn does not count."""

@@ -57,8 +57,9 @@ def make_experiment(random_model: Path) -> MakeExperiment:
 
 @pytest.fixture
 def toy_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole runs with all their files, in a blink: the toy runtime in the place of the real ones."""
+    """Whole runs with their files, in a blink: the toy runtime in the place of the real ones, and no curves drawn."""
     monkeypatch.setattr("raypref.run.start_runtime", ToyRuntime)
+    monkeypatch.setattr("raypref.run.write_report", lambda directory: directory.report)
 
 
 @pytest.fixture

@@ -76,11 +76,11 @@ def test_resuming_passes_over_what_is_corrupt_and_says_so(tmp_path, folder, caps
     spoil(place / "000003")
     spoil(place / "000002")
     assert evaluate_run(half.path).iteration == 1
-    resume(half.path, ["run.iterations=5", "checkpoint.keep=9"])
+    resume(half.path, ["run.iterations=5", "checkpoint.every=5"])
     told = capsys.readouterr().err
     assert [told.count(f"00000{number}/state.safetensors") for number in (3, 2, 1)] == [2, 2, 0]
     assert "the checkpoint of iteration 1 is good, and is used" in told
-    assert kept(place) == [1, 2, 3, 4, 5]
+    assert kept(place) == [1, 5]
     for file in ("metrics", "evaluations"):
         assert getattr(half, file).read_bytes() == getattr(whole, file).read_bytes()
 
@@ -106,11 +106,10 @@ def command(monkeypatch, *words: str) -> int:
     return int(exit_.value.code or 0)
 
 
-def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+def test_a_package_that_is_not_installed_is_named(toml, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setattr("raypref.run.start_runtime", lambda experiment: pytest.fail("a worker started"))
-    words = ("checkpoint.folder=s3://bucket/checkpoints", f"run.output_dir={tmp_path}")
-    assert command(monkeypatch, "train", "experiments/quickstart.toml", *words) == 2
+    assert command(monkeypatch, "train", str(toml), "checkpoint.folder=s3://bucket/checkpoints") == 2
     error = capsys.readouterr().err
     assert "checkpoint.folder = 's3://bucket/checkpoints'" in error
     assert "run `pip install s3fs`" in error

@@ -36,6 +36,7 @@ def whole(tmp_path_factory) -> RunDirectory:
     """The run that nothing disturbs."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("raypref.run.start_runtime", ToyRuntime)
+        patched.setattr("raypref.run.write_report", lambda directory: directory.report)
         return RunDirectory(train(plan(tmp_path_factory.mktemp("whole"))))
 
 
@@ -88,12 +89,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES], ids=["full", "forbidden"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_full_disk_stops_the_run_and_resuming_gives_the_same_bits(tmp_path, whole, place: str, code: int):
+def test_a_full_disk_stops_the_run_and_resuming_gives_the_same_bits(tmp_path, whole, place: str):
     owner, name, n = PLACES[place]
     with pytest.MonkeyPatch.context() as patched:
-        Full(getattr(owner, name), n, code).on(owner, name, patched)
+        Full(getattr(owner, name), n, errno.ENOSPC).on(owner, name, patched)
         with pytest.raises(DiskStop) as stop:
             train(plan(tmp_path))
     message, stopped = str(stop.value), RunDirectory(tmp_path / "mine")
@@ -126,9 +126,9 @@ def test_a_full_disk_leaves_the_run_that_was_to_be_overwritten(tmp_path, monkeyp
 @pytest.mark.parametrize("file", ["metrics", "timings", "evaluations"])
 def test_a_torn_last_line_is_dropped_and_written_again(tmp_path, whole, file: str):
     with pytest.MonkeyPatch.context() as patched:
-        Full(Folder.write, 7, errno.ENOSPC).on(Folder, "write", patched)
+        Full(Folder.write, 4, errno.ENOSPC).on(Folder, "write", patched)
         with pytest.raises(DiskStop):
-            train(plan(tmp_path))
+            train(plan(tmp_path))  # with rows of iteration 2, and a checkpoint of iteration 1
     stopped = RunDirectory(tmp_path / "mine")
     torn: Path = getattr(stopped, file)
     torn.write_bytes(torn.read_bytes()[:-5])
