@@ -1,10 +1,9 @@
 """One process a run directory."""
 
-import multiprocessing
 import os
 import re
-import signal
-from multiprocessing.connection import Connection
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,23 @@ from raypref.run import resume, train
 from raypref.train.experiment import RunConfig
 from tests.toy_runtime import toy_experiment
 
+HOLDER = """
+import sys
+from pathlib import Path
+from raypref.lock import locked
 
-def hold(path: Path, line: Connection) -> None:
-    with locked(path):
-        line.send(os.getpid())
-        line.recv()
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_the_second_process_is_refused_until_the_first_is_dead(tmp_path):
     path = tmp_path / "runs" / "mine"
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    holder = context.Process(target=hold, args=(path, theirs))
-    holder.start()
-    assert ours.recv() == holder.pid
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
     wanted = rf"run directory {re.escape(str(path))}: process {holder.pid} on \S+, since 20\S+ \S+, is working in it"
     with pytest.raises(ConfigError, match=wanted), locked(path):
         pass
@@ -36,8 +38,8 @@ def test_the_second_process_is_refused_until_the_first_is_dead(tmp_path):
         pass
     with pytest.raises(ConfigError, match=wanted), locked(path):  # being refused changes nothing
         pass
-    os.kill(holder.pid or 0, signal.SIGKILL)
-    holder.join()
+    holder.kill()  # SIGKILL: it cannot clean up
+    holder.communicate()
     with locked(path):
         assert (path.parent / ".mine.lock").read_text().startswith(f"process {os.getpid()} on ")
     with locked(path):
