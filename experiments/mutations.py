@@ -55,10 +55,15 @@ TESTS = {
     "train/guards.py": "tests/train/test_guards.py tests/train/test_bad_rewards.py",
     "train/asked.py": "tests/train/test_bad_rewards.py",
     "evaluate/heldout.py": "tests/evaluate/test_heldout.py tests/train/test_bad_rewards.py",
-    "run.py": "tests/train/test_bad_rewards.py",
+    "run.py": "tests/train/test_bad_rewards.py tests/test_checkpoint_folder.py tests/test_disk.py",
     "train/loop.py": "tests/train/test_guards.py",
     "train/scorer.py": "tests/train/test_guidance.py tests/train/test_scorer.py tests/train/test_bad_rewards.py",
     "train/sampler.py": "tests/train/test_bad_rewards.py",
+    "train/checkpoint.py": "tests/train/test_checkpoint.py",
+    "train/folder.py": "tests/train/test_checkpoint.py tests/test_checkpoint_folder.py",
+    "run_directory.py": "tests/test_checkpoint_folder.py tests/test_disk.py",
+    "disk.py": "tests/test_disk.py",
+    "lock.py": "tests/test_lock.py",
     "core/timestep_weight.py": "tests/core/test_timestep_weight.py",
     "methods/base.py": "tests/methods",
     "models/lora.py": "tests/models",
@@ -250,6 +255,26 @@ MUTANTS = [
     Mutant("run.py", '"failures": commonest(report.failures),', ""),
     Mutant("run.py", "self._failed(done, report.failures)", "pass"),
     Mutant("train/state.py", "replace(state, history=kept | {version: renamed})", "replace(state, history={version: good})"),
+    # What a run leaves behind: checkpoints, rows, the lock, a full disk.
+    Mutant("train/checkpoint.py", "if SUMS in path.names()", ""),
+    Mutant("train/checkpoint.py", "    _discard(target)\n", ""),
+    Mutant("train/checkpoint.py", "checkpoints(folder)[-keep:]", "checkpoints(folder)[:keep]"),
+    Mutant("train/checkpoint.py", "reversed(checkpoints(folder))", "checkpoints(folder)"),
+    Mutant("train/checkpoint.py", 'if f"{_digest(content)}  {name}" not in sums:', "if False:"),
+    Mutant("train/checkpoint.py", "iteration_of(path) > iteration", "iteration_of(path) >= iteration"),
+    Mutant("train/checkpoint.py", 'told(f"a checkpoint is passed over: {problem}")', "pass"),
+    Mutant("train/folder.py", "if isinstance(problem, OSError) and problem.errno is not None:", "if True:"),
+    Mutant("run_directory.py", "discard_after(run.checkpoints(experiment), -1)", "pass"),
+    Mutant("run_directory.py", "discard_after(self.checkpoints(experiment), iteration)", "pass"),
+    Mutant("run_directory.py", "(self.metrics, self.timings, self.evaluations, self.alarms)", "(self.metrics, self.evaluations, self.alarms)"),
+    Mutant("run_directory.py", "for line in lines[:-1]]", "for line in lines if line]"),
+    Mutant("run_directory.py", "Folder.at(chosen) / experiment.run.name", "Folder.at(chosen)"),
+    Mutant("run.py", "DiskGuard(recorder, disk)", "recorder"),
+    Mutant("run.py", "replace_text(directory.summary, ", "directory.summary.write_text("),
+    Mutant("disk.py", "if problem.errno is None:", "if False:"),
+    Mutant("disk.py", "iteration_of(complete[-1])", "iteration_of(complete[0])"),
+    Mutant("lock.py", "fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    Mutant("lock.py", "stream.truncate(0)", "stream.seek(0)"),
 ]  # fmt: skip
 
 
@@ -259,6 +284,7 @@ def _caught(mutant: Mutant) -> bool:
         copy = Path(folder).resolve()
         for name in ("raypref", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+        (copy / "raypref" / "assets").symlink_to(ROOT / "raypref" / "assets")
         shutil.copy(ROOT / "pyproject.toml", copy)
         source = copy / "raypref" / mutant.file
         source.write_text(source.read_text().replace(mutant.old, mutant.new))

@@ -22,7 +22,7 @@ from raypref.figures import (
     draw_time,
     relative_change,
 )
-from raypref.run_directory import GRID_ROWS, RunDirectory
+from raypref.run_directory import GRID_ROWS, RunDirectory, replace_text
 from raypref.train.experiment import Experiment
 
 STYLE = """
@@ -46,8 +46,13 @@ pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem;
 def write_report(directory: RunDirectory) -> Path:
     """Writes `report.html` from what the run directory holds, finished or not. Returns its path."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
-    rows = directory.rows(directory.metrics)
-    sections = [_title(experiment, rows), _alarms(directory), _table(evaluations), _pictures(directory, evaluations)]
+    rows, timings = directory.rows(directory.metrics), directory.rows(directory.timings)
+    sections = [
+        _title(experiment, rows, timings),
+        _alarms(directory),
+        _table(evaluations),
+        _pictures(directory, evaluations),
+    ]
     if evaluations and evaluations[-1].score_by_step:
         sections.append(_figure("Predictions on the way", draw_predictions(evaluations), PREDICTION_NOTE))
     if rows:
@@ -57,13 +62,14 @@ def write_report(directory: RunDirectory) -> Path:
             _figure("By step", draw_by_step(rows), STEP_NOTE),
             _figure("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
             _figure("What did not teach", draw_silence(rows), SILENCE_NOTE),
-            _figure("Where the time went", draw_time(rows), TIME_NOTE),
+            _figure("Where the time went", draw_time(timings), TIME_NOTE),
         ]
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     title = html.escape(experiment.run.name)
-    directory.report.write_text(
+    replace_text(
+        directory.report,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<body>{''.join(sections)}</body></html>\n"
+        f"<body>{''.join(sections)}</body></html>\n",
     )
     return directory.report
 
@@ -94,8 +100,8 @@ GAIN_NOTE = "Mean ΔQ = Q(child) − Q(parent) of all candidates at each branch 
 TIME_NOTE = "Busy seconds of each role an iteration, and wall-clock time, to which an evaluation before it counts."
 
 
-def _title(experiment: Experiment, rows: Rows) -> str:
-    cost = f"{rows[-1]['pairs']} pairs in {rows[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
+def _title(experiment: Experiment, rows: Rows, timings: Rows) -> str:
+    cost = f"{rows[-1]['pairs']} pairs in {timings[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
     return (
         f"<h1>{html.escape(experiment.run.name)}</h1><p class='note'>{html.escape(experiment.method.name)} on "
         f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "

@@ -5,16 +5,20 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from raypref.checks import ConfigError
+from raypref.checks import ConfigError, check_checkpoint_folder
 from raypref.cluster.runtime import RayRuntime
+from raypref.disk import DiskGuard, DiskStop, writing
 from raypref.evaluate.heldout import Evaluation, evaluate, pictures
-from raypref.progress import Display, clock
+from raypref.lock import locked
+from raypref.progress import Display, clock, warn
 from raypref.report import write_report
-from raypref.run_directory import RunDirectory
+from raypref.run_directory import RunDirectory, replace_text
+from raypref.signals import ending_in_order
 from raypref.tracking import Tracker
-from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
+from raypref.train.checkpoint import CorruptCheckpoint, TrainState, newest_good, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment, GuardAction
 from raypref.train.guards import commonest, on_one_line
@@ -36,10 +40,14 @@ def train(experiment: Experiment, overwrite: bool = False) -> Path:
     """Runs an experiment from the start. Returns its run directory.
 
     Raises:
-        ConfigError: where a run of that name exists and may not be overwritten.
+        ConfigError: where a run of that name exists and may not be overwritten, or another process is at it.
+        DiskStop: where the disk refuses to be written to.
     """
-    RunDirectory.check_free(experiment, overwrite)
-    return _run(experiment, lambda: RunDirectory.create(experiment), None)
+    path = RunDirectory.planned(experiment).path
+    with locked(path):
+        check_checkpoint_folder(experiment)
+        RunDirectory.check_free(experiment, overwrite)
+        return _run(experiment, path, lambda: RunDirectory.create(experiment), None)
 
 
 RESUMABLE = ("cluster", "checkpoint", "guard", "run.iterations")
@@ -50,11 +58,19 @@ REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
 
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """Continues a run from its newest checkpoint, bit for bit. `overrides` may set what RESUMABLE names.
+    """Continues a run from its newest good checkpoint, bit for bit. `overrides` may set what RESUMABLE names.
 
     Raises:
-        ConfigError: where there is nothing to continue, or an override would change what was computed.
+        ConfigError: where there is nothing to continue, an override would change what was computed, or another process
+            is at it.
+        DiskStop: where the disk refuses to be written to.
     """
+    RunDirectory.open(path)  # before a lock is left beside something that is no run directory
+    with locked(path):
+        return _resume(path, overrides)
+
+
+def _resume(path: Path, overrides: Sequence[str]) -> Path:
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, RESUMABLE)
     planned, asked = directory.experiment().run.iterations, experiment.run.iterations
@@ -64,20 +80,43 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
             f"run.iterations = {asked}: the learning rate of this run falls towards its end at {planned} "
             f"(optimizer.lr_scheduler = {experiment.optimizer.lr_scheduler!r}); keep {planned}, or start a longer run"
         )
-    newest = directory.newest_checkpoint()
-    if newest is None:
+    check_checkpoint_folder(experiment)
+    state = _newest_state(directory, experiment)
+    if state is None:
         raise ConfigError(
-            f"run directory {path}: it has no checkpoint yet; start again with `raypref train --overwrite`"
+            f"run directory {path}: it has no checkpoint yet in {directory.checkpoints(experiment)}; start again with "
+            "`raypref train --overwrite`"
         )
-    state = read_checkpoint(newest)
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
         more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
         raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")
-    return _run(experiment, lambda: directory.rewound(experiment, state.iteration), state)
+    return _run(experiment, path, lambda: directory.rewound(experiment, state.iteration), state)
+
+
+def _newest_state(directory: RunDirectory, experiment: Experiment) -> TrainState | None:
+    """The newest good checkpoint. The user hears which are bad, and which is used instead."""
+    bad: list[str] = []
+    folder = directory.checkpoints(experiment)
+    try:
+        state = newest_good(folder, bad.append)
+    except CorruptCheckpoint as problem:
+        raise ConfigError(
+            f"run directory {directory.path}: {problem}; put back a copy of one, or start again with "
+            "`raypref train --overwrite`"
+        ) from None
+    except OSError as problem:
+        raise ConfigError(
+            f"run directory {directory.path}: its checkpoints in {folder} cannot be read ({problem.strerror})"
+        ) from None
+    for line in bad:
+        warn(line)
+    if bad and state is not None:
+        warn(f"the checkpoint of iteration {state.iteration} is good, and is used")
+    return state
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Pictures and judges the policy of a run's newest checkpoint; adds a row to `judged.jsonl` and keeps the grid.
+    """Pictures and judges the policy of a run's newest good checkpoint; adds a row to `judged.jsonl`, keeps the grid.
 
     `overrides` may set what REJUDGEABLE names.
 
@@ -86,10 +125,9 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     """
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, REJUDGEABLE)
-    newest = directory.newest_checkpoint()
-    if newest is None:
+    state = _newest_state(directory, experiment)
+    if state is None:
         raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
-    state = read_checkpoint(newest)
     runtime = start_runtime(experiment)
     try:
         runtime.restore(state.learner)
@@ -102,7 +140,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     return evaluation
 
 
-def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
+def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
     """Starts workers, then prepares the directory: a run that cannot start leaves what was there untouched."""
     started = time.perf_counter()
     with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
@@ -111,20 +149,29 @@ def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: Tra
         runtime = start_runtime(experiment)
         try:
             display.say(f"workers ready after {clock(time.perf_counter() - started)}")
-            directory = prepare()
-            recorder = Recorder(experiment, directory, display, state, started)
+            disk = partial(writing, path, RunDirectory(path).checkpoints(experiment))
+            with disk():
+                directory = prepare()
+                recorder = Recorder(experiment, directory, display, state, started)
             try:
-                train_loop(experiment, runtime, recorder, state)
+                with ending_in_order():
+                    train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
+            except DiskStop:
+                raise
             except StoppedRun:
-                write_report(directory)  # it shows what led there
+                with disk():
+                    write_report(directory)  # it shows what led there
                 raise
             finally:
-                recorder.close()
-            runtime.export_lora(directory.lora)
+                with disk():
+                    recorder.close()
+            with disk():
+                runtime.export_lora(directory.lora)
         finally:
             runtime.close()
-        write_report(directory)
-        write_summary(directory)
+        with disk():
+            write_report(directory)
+            write_summary(directory)
         display.say(f"LoRA weights: {directory.lora}")
         display.say(f"report: {directory.report.resolve()}")
     return directory.path
@@ -144,27 +191,30 @@ class Recorder(Observer):
         self.experiment, self.directory, self.display, self.started = experiment, directory, display, started
         self._events = Tracker(experiment.run, directory, 0 if state is None else state.iteration)
         self._seconds = 0.0 if state is None else state.seconds
-        earlier = directory.rows(directory.metrics)
+        earlier = directory.rows(directory.timings)
         self._earlier_wall = earlier[-1]["wall_seconds"] if earlier else 0.0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         done = iteration + 1
-        sync: dict[str, float] = {"proved": report.syncs, "seconds": report.seconds["syncing"]}
         row = report.metrics | {
             "by_step": {
                 name: {str(step): value for step, value in means.items()} for name, means in report.by_step.items()
             },
             "alarms": report.alarms,
             "failures": commonest(report.failures),
+            "pairs": pairs,
+        }
+        sync = {"proved": float(report.syncs), "seconds": report.seconds["syncing"]}
+        timing = {
             "busy_seconds": report.seconds,
             "sync": sync,
-            "pairs": pairs,
             "seconds": seconds,
             "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
+        self.directory.append(self.directory.timings, {"iteration": done} | timing)
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
         events = {f"train/{name}": value for name, value in report.metrics.items()}
-        events |= {f"sync/{name}": float(value) for name, value in sync.items()}
+        events |= {f"sync/{name}": value for name, value in sync.items()}
         self._events.log(done, events)
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
@@ -192,7 +242,11 @@ class Recorder(Observer):
         self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:
-        write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
+        write_checkpoint(self.directory.checkpoints(self.experiment), state, self.experiment.checkpoint.keep)
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        self.directory.forget_after(iteration)
+        self.display.say(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:
         self._events.close()
@@ -209,7 +263,7 @@ def write_summary(directory: RunDirectory) -> None:
     """The run in one JSON file: every held-out figure before (base) and after (final), with its standard error."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
     base, final = evaluations[0], evaluations[-1]
-    last = directory.rows(directory.metrics)[-1]
+    last, timing = directory.rows(directory.metrics)[-1], directory.rows(directory.timings)[-1]
 
     def both(read: Callable[[Evaluation], object]) -> dict[str, object]:
         return {"base": read(base), "final": read(final)}
@@ -232,7 +286,7 @@ def write_summary(directory: RunDirectory) -> None:
         "heldout_pictures": final.prompts * final.images_per_prompt,
         "alarms": sum((Counter(row["alarms"]) for row in directory.rows(directory.alarms)), Counter()),
         "pairs": last["pairs"],
-        "training_seconds": last["seconds"],
-        "wall_seconds": last["wall_seconds"],
+        "training_seconds": timing["seconds"],
+        "wall_seconds": timing["wall_seconds"],
     }
-    directory.summary.write_text(json.dumps(summary, indent=2) + "\n")
+    replace_text(directory.summary, json.dumps(summary, indent=2) + "\n")

@@ -19,8 +19,9 @@ from torch import Tensor
 from raypref.checks import ConfigError
 from raypref.config import build_experiment, load_changed, read_toml, resolved
 from raypref.evaluate.heldout import Estimate, Evaluation
-from raypref.train.checkpoint import checkpoints
+from raypref.train.checkpoint import discard_after
 from raypref.train.experiment import Experiment
+from raypref.train.folder import Folder, replace_file
 
 PACKAGES = ("raypref", "torch", "diffusers", "transformers", "peft", "ray", "numpy", "safetensors")
 GRID_ROWS = 12
@@ -33,33 +34,55 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
+        self.timings = path / "timings.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.judged = path / "judged.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
-        self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
         self.images = path / "images"
         self.tensorboard = path / "tensorboard"
 
     @classmethod
+    def planned(cls, experiment: Experiment) -> "RunDirectory":
+        """Where the run will be."""
+        return cls(Path(experiment.run.output_dir) / experiment.run.name)
+
+    def checkpoints(self, experiment: Experiment) -> Folder:
+        """Where the run's checkpoints are."""
+        chosen = experiment.checkpoint.folder
+        return Folder.at(chosen) / experiment.run.name if chosen else Folder.at(self.path / "checkpoints")
+
+    @classmethod
     def check_free(cls, experiment: Experiment, overwrite: bool) -> None:
         """Raises ConfigError where a run of that name exists, unless it may be overwritten."""
-        path = Path(experiment.run.output_dir) / experiment.run.name
+        run = cls.planned(experiment)
+        path, checkpoints = run.path, run.checkpoints(experiment)
         if path.exists() and not overwrite:
             raise ConfigError(
                 f"run.name = {experiment.run.name!r}: {path} exists; continue it with `raypref resume {path}`, choose "
                 "another run.name, or pass --overwrite"
+            )
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise ConfigError(
+                f"run.name = {experiment.run.name!r}: {path} is a file or a link; remove it or choose another run.name"
+            )
+        if experiment.checkpoint.folder and checkpoints.names() and not overwrite:
+            raise ConfigError(
+                f"checkpoint.folder = {experiment.checkpoint.folder!r}: {checkpoints} holds checkpoints of a run of "
+                "that name; choose another run.name, or pass --overwrite"
             )
 
     @classmethod
     def create(cls, experiment: Experiment) -> "RunDirectory":
         """A new run directory with the resolved config, the prompts, and the versions of everything.
 
-        It is made under another name and renamed, so it is there whole or not at all; an older one goes last.
+        It is made under another name and renamed, so it is there whole or not at all; an older one goes last, its
+        checkpoints before the rest: they must never be taken for the new run's.
         """
-        path = Path(experiment.run.output_dir) / experiment.run.name
+        run = cls.planned(experiment)
+        path = run.path
         unfinished = cls(path.with_name(f".{path.name}.{os.getpid()}"))
         shutil.rmtree(unfinished.path, ignore_errors=True)
         unfinished.images.mkdir(parents=True)
@@ -67,9 +90,10 @@ class RunDirectory:
         (unfinished.path / "heldout_prompts.txt").write_text("\n".join(experiment.heldout_prompts) + "\n")
         unfinished.write_config(experiment)
         (unfinished.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        discard_after(run.checkpoints(experiment), -1)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(unfinished.path, path)
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -84,11 +108,13 @@ class RunDirectory:
         return directory
 
     def write_config(self, experiment: Experiment) -> None:
-        """Keeps the resolved config; prompts are the copies beside it, and a local model's folder is absolute."""
+        """Keeps the resolved config; prompts are the copies beside it, and local folders are absolute."""
         tables = resolved(experiment)
         tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
         if Path(experiment.model.path).is_dir():
             tables["model"]["path"] = str(Path(experiment.model.path).resolve())
+        if experiment.checkpoint.folder:
+            tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
         replace_text(self.config, tomli_w.dumps(tables))
 
     def experiment(self) -> Experiment:
@@ -103,19 +129,22 @@ class RunDirectory:
         """This directory, ready to go on after `iteration`."""
         self.write_config(experiment)
         self.summary.unlink(missing_ok=True)
+        discard_after(self.checkpoints(experiment), iteration)
         self.forget_after(iteration)
         return self
 
     def forget_after(self, iteration: int) -> None:
         """Drops later rows, which will be computed again."""
-        for file in (self.metrics, self.evaluations, self.alarms):
+        for file in (self.metrics, self.timings, self.evaluations, self.alarms):
             kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
             replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, file: Path, row: dict[str, Any]) -> None:
-        """Adds a JSON line."""
+        """Adds a JSON line, on the disk before any checkpoint that comes after it."""
         with file.open("a") as lines:
             lines.write(json.dumps(row) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
 
     def rows(self, file: Path) -> list[dict[str, Any]]:
         """The JSON lines of a file, oldest first; a last line that a kill has torn does not count."""
@@ -145,17 +174,10 @@ class RunDirectory:
         """The picture grid of an evaluation: a row a prompt, the same seeds at every iteration."""
         return self.images / f"{iteration:06d}.png"
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint."""
-        found = checkpoints(self.checkpoints)
-        return found[-1] if found else None
-
 
 def replace_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)
+    replace_file(file, text.encode())
 
 
 def picture_grid(images: UInt8[Tensor, "P n height width 3"]) -> Image.Image:

@@ -15,7 +15,8 @@ from raypref.core.schedule import Schedule
 from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
 from raypref.models.lora import adapter_off, add_lora, diffusers_state
 
-FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = ("unet", "vae", "text_encoder")
+FOLDERS = (*WEIGHTS, "tokenizer", "scheduler")
 
 
 def read_schedule(scheduler: DDIMScheduler) -> Schedule:
@@ -44,10 +45,10 @@ class StableDiffusionDenoiser(Denoiser):
         source, revision, dtype = config.source(), config.revision, config.torch_dtype()
         self.device = config.torch_device()
         self.unet = UNet2DConditionModel.from_pretrained(
-            source, subfolder="unet", revision=revision, torch_dtype=dtype
+            source, subfolder="unet", revision=revision, torch_dtype=dtype, use_safetensors=True
         ).to(self.device)
         self.text_encoder = CLIPTextModel.from_pretrained(
-            source, subfolder="text_encoder", revision=revision, torch_dtype=dtype
+            source, subfolder="text_encoder", revision=revision, torch_dtype=dtype, use_safetensors=True
         ).to(self.device)
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
         # transformers builds an empty tokenizer, silently, where a checkpoint's files are missing: every prompt is then
@@ -112,7 +113,11 @@ class StableDiffusionDecoder(Decoder):
     def __init__(self, config: ModelConfig) -> None:
         self.device = config.torch_device()
         self.vae = AutoencoderKL.from_pretrained(
-            config.source(), subfolder="vae", revision=config.revision, torch_dtype=config.torch_dtype()
+            config.source(),
+            subfolder="vae",
+            revision=config.revision,
+            torch_dtype=config.torch_dtype(),
+            use_safetensors=True,
         ).to(self.device)
         self.vae.eval().requires_grad_(False)
 
@@ -140,6 +145,12 @@ class StableDiffusion(ModelFamily):
         if missing:
             kind = json.loads(index.read_text()).get("_class_name")
             raise ValueError(f"{folder} ({kind}) lacks {', '.join(missing)}: family stable_diffusion needs them.")
+        pickled = [name for name in WEIGHTS if not any((folder / name).glob("*.safetensors"))]
+        if pickled:
+            raise ValueError(
+                f"{folder} has no .safetensors file in {', '.join(pickled)}; pickled weights (.bin) can run code and "
+                "are not loaded; load the pipeline in diffusers once and save it with safe_serialization=True."
+            )
 
     @classmethod
     def denoiser(cls, config: ModelConfig) -> Denoiser:

@@ -189,8 +189,8 @@ class GuardConfig:
     """The run stops where a larger share of an iteration's pairs lacks a score: the reward fails. 1 lets it go on."""
     tied_share: float = 0.9
     """The run stops where a larger share of an iteration's pairs is an exact tie: the reward is constant."""
-    reward_timeout: float = 600.0
-    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed. Keep it below half of
+    reward_timeout: float = 300.0
+    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed. Keep it below a quarter of
     cluster.timeout: where a reward worker is silent for so long, the run ends."""
 
     def __post_init__(self) -> None:
@@ -228,6 +228,9 @@ class CheckpointConfig:
     where a run ends, is stopped, or fails; only a kill without warning loses what came after the last checkpoint."""
     keep: int = 2
     """How many are kept."""
+    folder: str = ""
+    """Where: a path or an fsspec URL such as s3://bucket/checkpoints, below which run.name is appended. Empty: the run
+    directory. A run that is resumed looks for its checkpoints there, so move them before you change it."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "every", self.every, "use 1 or more.")
