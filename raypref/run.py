@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -153,18 +154,7 @@ def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory]
             with disk():
                 directory = prepare()
                 recorder = Recorder(experiment, directory, display, state, started)
-            try:
-                with ending_in_order():
-                    train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
-            except DiskStop:
-                raise
-            except StoppedRun:
-                with disk():
-                    write_report(directory)  # it shows what led there
-                raise
-            finally:
-                with disk():
-                    recorder.close()
+            _loop(experiment, runtime, recorder, disk, state)
             with disk():
                 runtime.export_lora(directory.lora)
         finally:
@@ -175,6 +165,28 @@ def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory]
         display.say(f"LoRA weights: {directory.lora}")
         display.say(f"report: {directory.report.resolve()}")
     return directory.path
+
+
+def _loop(
+    experiment: Experiment,
+    runtime: Runtime,
+    recorder: "Recorder",
+    disk: Callable[[], AbstractContextManager[None]],
+    state: TrainState | None,
+) -> None:
+    """The loop; a run that stops itself leaves a report, which shows what led there."""
+    try:
+        with ending_in_order():
+            train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
+    except DiskStop:
+        raise
+    except StoppedRun:
+        with disk():
+            write_report(recorder.directory)
+        raise
+    finally:
+        with disk():
+            recorder.close()
 
 
 class Recorder(Observer):

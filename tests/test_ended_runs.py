@@ -1,6 +1,5 @@
 """A process that is ended, in order or not, leaves a run that `raypref resume` brings to the very same end."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from raypref.run_directory import RunDirectory
+from raypref.signals import ending_in_order
+from raypref.train.checkpoint import checkpoints, iteration_of
+from raypref.train.stopped import Terminated
 
 CONFIG = """
 [run]
@@ -68,20 +70,39 @@ def end_after(process: subprocess.Popen, metrics: Path, iterations: int, ending:
     return process.communicate(timeout=60)[1]
 
 
-@pytest.mark.parametrize(("ending", "every", "code"), [("SIGTERM", 100, 143), ("SIGINT", 100, 130), ("SIGKILL", 1, -9)])
-def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, ending, every, code):
-    path = config(tmp_path, random_model, every)
-    finish("train", path, "run.name=whole")
-    whole, half = (RunDirectory(tmp_path / "runs" / name) for name in ("whole", "half"))
-    process = start("train", path, "run.name=half")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, random_model):
+    """The run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish("train", config(folder, random_model, 1), "run.name=whole")
+    return RunDirectory(folder / "runs" / "whole")
+
+
+@pytest.mark.parametrize(("ending", "every", "code"), [("SIGTERM", 100, 143), ("SIGKILL", 1, -9)])
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, whole, ending, every, code):
+    half = RunDirectory(tmp_path / "runs" / "half")
+    process = start("train", config(tmp_path, random_model, every), "run.name=half")
     words = end_after(process, half.metrics, 3, signal.Signals[ending])
-    assert process.returncode == code
-    if ending != "SIGKILL":
-        assert words.strip().splitlines()[-1] == f"error: ended by {ending}; go on with `raypref resume`"
-        assert json.loads((half.newest_checkpoint() / "state.json").read_text())["iteration"] >= 2
+    assert process.returncode == code, words
+    if ending == "SIGTERM":
+        assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; go on with `raypref resume`"
+        assert iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1]) >= 2
     finish("resume", half.path)
     for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
         assert (half.path / name).read_bytes() == (whole.path / name).read_bytes(), name
     assert [grid.name for grid in sorted(half.images.iterdir())] == [g.name for g in sorted(whole.images.iterdir())]
     for grid in half.images.iterdir():
         assert grid.read_bytes() == (whole.images / grid.name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
+    before = signal.getsignal(ending)
+    with pytest.raises(Terminated) as caught, ending_in_order():
+        try:
+            signal.raise_signal(ending)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.signal_number == ending
+    assert signal.getsignal(ending) == before

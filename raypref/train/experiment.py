@@ -191,7 +191,7 @@ class GuardConfig:
     """The run stops where a larger share of an iteration's pairs is an exact tie: the reward is constant."""
     reward_timeout: float = 300.0
     """Seconds after which a call of a reward, for up to 16 pictures, counts as failed. Keep it below a quarter of
-    cluster.timeout: where a reward worker is silent for so long, the run ends."""
+    cluster.timeout: a reward worker that is silent for so long is replaced, and its pictures are scored again."""
 
     def __post_init__(self) -> None:
         require(self.spike_factor > 1, "spike_factor", self.spike_factor, "use a number above 1, such as 20.")
