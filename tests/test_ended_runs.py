@@ -95,14 +95,19 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
         assert grid.read_bytes() == (whole.images / grid.name).read_bytes()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
-    before = signal.getsignal(ending)
-    with pytest.raises(Terminated) as caught, ending_in_order():
+def end_twice(ending):
+    with ending_in_order():
         try:
             signal.raise_signal(ending)
         finally:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
+    before = signal.getsignal(ending)
+    with pytest.raises(Terminated) as caught:
+        end_twice(ending)
     assert caught.value.signal_number == ending
     assert signal.getsignal(ending) == before
