@@ -1,5 +1,6 @@
 """A disk that refuses to be written to ends a run with one line; what it already holds stays good."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +15,12 @@ from raypref.train.loop import Observer
 from raypref.train.scorer import Judgement
 from raypref.train.stopped import StoppedRun
 
+REFUSALS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    + (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+)
+"""Errors that say that something cannot be written here."""
+
 
 class DiskStop(StoppedRun):
     """The disk is full, or something may not be written to."""
@@ -27,7 +34,7 @@ def writing(run: Path, folder: Folder) -> Iterator[None]:
     except SafetensorError as problem:  # safetensors writes files itself, and has its own error for it
         raise DiskStop(f"{run}: {problem}. {_advice(run, folder)}") from problem
     except OSError as problem:
-        if problem.errno is None:  # not the operating system's: Pillow, for one, raises such
+        if problem.errno not in REFUSALS:  # a lost connection, say, is another matter
             raise
         raise DiskStop(f"{problem.filename or run}: {problem.strerror}. {_advice(run, folder)}") from problem
 

@@ -28,7 +28,7 @@ from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime, Runtime
 from raypref.train.scorer import Judgement
-from raypref.train.stopped import StoppedRun
+from raypref.train.stopped import StoppedRun, Terminated
 
 
 def start_runtime(experiment: Experiment) -> Runtime:
@@ -51,7 +51,7 @@ def train(experiment: Experiment, overwrite: bool = False) -> Path:
         return _run(experiment, path, lambda: RunDirectory.create(experiment), None)
 
 
-RESUMABLE = ("cluster", "checkpoint", "guard", "run.iterations")
+RESUMABLE = ("cluster", "checkpoint.every", "checkpoint.keep", "guard", "run.iterations")
 """What may change when a run goes on: nothing that decides numbers already computed."""
 
 REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
@@ -178,7 +178,7 @@ def _loop(
     try:
         with ending_in_order():
             train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
-    except DiskStop:
+    except (DiskStop, Terminated):  # no room for a report, or no time
         raise
     except StoppedRun:
         with disk():
@@ -258,6 +258,9 @@ class Recorder(Observer):
 
     def learner_lost(self, iteration: int, why: str) -> None:
         self.directory.forget_after(iteration)
+        earlier = self.directory.rows(self.directory.timings)
+        self._seconds = earlier[-1]["seconds"] if earlier else 0.0
+        self._events.forget_after(iteration)
         self.display.say(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:

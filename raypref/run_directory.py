@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -136,8 +137,11 @@ class RunDirectory:
     def forget_after(self, iteration: int) -> None:
         """Drops later rows, which will be computed again."""
         for file in (self.metrics, self.timings, self.evaluations, self.alarms):
-            kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
-            replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+            self.keep_rows(file, [row for row in self.rows(file) if row["iteration"] <= iteration])
+
+    def keep_rows(self, file: Path, rows: list[dict[str, Any]]) -> None:
+        """Makes these the JSON lines of a file."""
+        replace_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, file: Path, row: dict[str, Any]) -> None:
         """Adds a JSON line, on the disk before any checkpoint that comes after it."""
@@ -159,16 +163,17 @@ class RunDirectory:
         ]
 
     def save_evaluation(self, evaluation: Evaluation, images: UInt8[Tensor, "P n height width 3"]) -> None:
-        """Adds an evaluation and its picture grid."""
+        """Adds an evaluation and its picture grid, the grid first: where there is a row, there is a picture."""
+        save_picture(picture_grid(images[:GRID_ROWS]), self.grid(evaluation.iteration))
         self.append(self.evaluations, dataclasses.asdict(evaluation))
-        picture_grid(images[:GRID_ROWS]).save(self.grid(evaluation.iteration))
 
     def save_judgement(
         self, evaluation: Evaluation, prompts: tuple[str, ...], images: UInt8[Tensor, "P n height width 3"]
     ) -> None:
         """Keeps an evaluation that was asked for apart from training: a row in `judged.jsonl`, and its grid."""
-        self.append(self.judged, dataclasses.asdict(evaluation) | {"heldout_prompts": prompts})
-        picture_grid(images).save(self.images / f"judged-{len(self.rows(self.judged)):03d}.png")
+        rows = [*self.rows(self.judged), dataclasses.asdict(evaluation) | {"heldout_prompts": prompts}]
+        save_picture(picture_grid(images), self.images / f"judged-{len(rows):03d}.png")
+        self.keep_rows(self.judged, rows)
 
     def grid(self, iteration: int) -> Path:
         """The picture grid of an evaluation: a row a prompt, the same seeds at every iteration."""
@@ -178,6 +183,13 @@ class RunDirectory:
 def replace_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     replace_file(file, text.encode())
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """Writes a PNG whole or not at all."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    replace_file(file, content.getvalue())
 
 
 def picture_grid(images: UInt8[Tensor, "P n height width 3"]) -> Image.Image:

@@ -8,25 +8,29 @@ from types import FrameType
 
 from raypref.train.stopped import Terminated
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
-
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Turns SIGTERM and SIGINT into `Terminated`, once: a second one does not disturb the checkpoint. Outside the main
-    thread, where Python allows no handlers, nothing changes."""
+    """Turns the first SIGTERM or SIGINT into `Terminated`. A second SIGTERM does not disturb the checkpoint; a second
+    SIGINT ends the process at once. Outside the main thread, where Python allows no handlers, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        for ending in ENDING:
-            signal.signal(ending, signal.SIG_IGN)
-        raise Terminated(number)
+        received.append(number)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt  # what Ray's waits, and all else that is not Python, are ready for
 
-    before = {ending: signal.signal(ending, end) for ending in ENDING}
+    before = {ending: signal.signal(ending, end) for ending in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except KeyboardInterrupt:
+        if received:
+            raise Terminated(received[0]) from None
+        raise
     finally:
         for ending, handler in before.items():
             signal.signal(ending, handler)

@@ -10,14 +10,19 @@ class Tracker:
     """Writes scalars. W&B mirrors the TensorBoard events, so both show the same curves."""
 
     def __init__(self, run: RunConfig, directory: RunDirectory, done: int) -> None:
-        self._wandb = None
+        self._folder, self._wandb = str(directory.tensorboard), None
         if run.wandb_project:
             import wandb  # an optional extra; the config check has made sure that it is there
 
             self._wandb = wandb.init(
                 project=run.wandb_project, name=run.name, dir=directory.path, sync_tensorboard=True
             )
-        self._events = SummaryWriter(str(directory.tensorboard), purge_step=done + 1 if done else None)
+        self._events = SummaryWriter(self._folder, purge_step=done + 1 if done else None)
+
+    def forget_after(self, iteration: int) -> None:
+        """Later points, which will be logged again, do not count."""
+        self._events.close()
+        self._events = SummaryWriter(self._folder, purge_step=iteration + 1)
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
         """One point of every curve."""

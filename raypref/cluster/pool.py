@@ -3,18 +3,17 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from raypref.cluster.whereabouts import Whereabouts
 from raypref.train.chunk import Chunk
+from raypref.train.runtime import MAX_LOSSES, LearnerLost
 from raypref.train.stopped import StoppedRun
-
-MAX_LOSSES = 3
-"""Workers that one piece of work may cost."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,15 @@ class Silence(StoppedRun):
 
 
 class Quarantined(StoppedRun):
-    """A chunk that costs one worker after the other."""
+    """A piece of work that costs one worker after the other."""
+
+
+class NobodyLeft(StoppedRun):
+    """No sampler can be started."""
+
+
+class AnswersLost(RuntimeError):
+    """Finished answers went with the node that held them."""
 
 
 @dataclass
@@ -45,14 +52,17 @@ class Job:
 
 @dataclass
 class Seat:
-    """A sampler and what is known of it."""
+    """A sampler's place. Its actor never restarts: another takes the seat."""
 
-    actor: Any
-    whereabouts: Whereabouts
+    actor: Any = None
+    whereabouts: Whereabouts | None = None
+    """None while it loads its model: it gets no job then."""
     load: int = 0
     """Slots in use."""
-    lost: bool = False
-    """Gets no job before it has answered a ping."""
+    deadline: float = 0.0
+    """Of its start."""
+    failed_starts: int = 0
+    """One after the other."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +79,32 @@ class Running:
 class Pool:
     """Feeds jobs to samplers, at most `slots` at a time on each.
 
-    A sampler that dies, raises, or is silent for `timeout` seconds is replaced by a fresh one (its actor restarts), and
-    its jobs are done again. A job that lost a sampler is from then on alone on the next, so that the blame is its own.
+    A sampler that dies, raises, or takes longer than `timeout` seconds for a job or for its start is replaced, and its
+    jobs are done again. A job that lost a sampler is from then on alone on the next, so that the blame is its own.
     """
 
-    def __init__(self, actors: list[Any], whereabouts: list[Whereabouts], slots: int, timeout: float) -> None:
-        self.seats = [Seat(actor, place) for actor, place in zip(actors, whereabouts, strict=True)]
-        self.slots, self.timeout = slots, timeout
+    def __init__(self, spawn: Callable[[], Any], count: int, slots: int, timeout: float) -> None:
+        """Starts `count` samplers, actors that `spawn` makes."""
+        self.spawn, self.slots, self.timeout = spawn, slots, timeout
+        self.seats = [Seat() for _ in range(count)]
         self._queue: deque[Job] = deque()
         self._running: dict[Any, Running] = {}  # by receipt
-        self._pings: dict[Any, Seat] = {}
+        self._starting: dict[Any, Seat] = {}  # by the answer to `ready`
+        for seat in self.seats:
+            self._fill(seat)
+
+    def wait_ready(self) -> None:
+        """Returns once every sampler has loaded its model.
+
+        Raises:
+            NobodyLeft: where none can be started.
+            Silence: where they have not in time.
+        """
+        deadline = time.monotonic() + self.timeout
+        while self._starting:
+            self._pump([], deadline)
+            if self._starting and time.monotonic() >= deadline:
+                raise Silence(f"{len(self._starting)} of {len(self.seats)} samplers did not start in time")
 
     def submit(self, jobs: list[Job]) -> None:
         """Queues jobs and returns at once."""
@@ -91,13 +117,18 @@ class Pool:
         for running in self._running.values():
             running.job.wanted = False
 
+    def close(self) -> None:
+        """Ends all samplers."""
+        for seat in self.seats:
+            ray.kill(seat.actor)
+
     def wait_jobs(self, jobs: list[Job]) -> list[Any]:
         """References to the answers of all jobs, in their order.
 
         Raises:
-            ObjectLostError: where the weights that a job needs are gone with the learner's node.
+            LearnerLost: where the weights that a job needs are gone with the learner's node.
             Quarantined: where one of them has cost MAX_LOSSES samplers.
-            Silence: where every sampler is lost and none came back in time.
+            NobodyLeft: where no sampler can be started.
         """
         while any(job.result is None for job in jobs):
             self._pump([], time.monotonic() + self.timeout)
@@ -107,101 +138,126 @@ class Pool:
         """The value of a reference that is not the pool's, while the pool goes on; `name` says whose answer it is.
 
         Raises:
+            AnswersLost: where the work was given answers that were lost.
             Silence: where it is not there in time.
         """
         deadline = time.monotonic() + self.timeout
-        while reference not in self._pump([reference], deadline, name):
-            pass
+        while reference not in self._pump([reference], deadline):
+            if time.monotonic() >= deadline:
+                raise Silence(f"no answer for {self.timeout:g} s (cluster.timeout) from {name}")
         try:
             return ray.get(reference, timeout=self.timeout)
         except RayTaskError as problem:
-            if isinstance(problem.cause, StoppedRun | ObjectLostError):
-                raise problem.cause from None  # not a failure of the worker: the user's or the driver's concern
+            if isinstance(problem.cause, StoppedRun):
+                raise problem.cause from None  # not a failure of the worker: it is for the user
+            if isinstance(problem.cause, ObjectLostError):
+                raise AnswersLost(str(problem.cause)) from None
             raise
 
-    def _pump(self, others: list[Any], deadline: float, name: str = "") -> list[Any]:
-        """Waits for one thing to happen; the ready ones of `others`."""
-        until = min([deadline, *(running.deadline for running in self._running.values())])
-        awaited = [*others, *self._running, *self._pings]
+    def _pump(self, others: list[Any], deadline: float) -> list[Any]:
+        """Waits for one thing to happen, or for a deadline; the ready ones of `others`."""
+        deadlines = [running.deadline for running in self._running.values()]
+        deadlines += [seat.deadline for seat in self._starting.values()]
+        until = min([deadline, *deadlines])
+        awaited = [*others, *self._running, *self._starting]
         ready, _ = ray.wait(awaited, num_returns=1, timeout=max(0.0, until - time.monotonic()))
         for reference in ready:
             if reference in self._running:
                 self._settle(reference)
-            elif reference in self._pings:
+            elif reference in self._starting:
                 self._welcome(reference)
-        if not ready:
-            self._replace_silent()
-            if time.monotonic() >= deadline:
-                waiting = [name] if name else []
-                waiting += [f"a sampler that was {seat.whereabouts} and is lost" for seat in self._pings.values()]
-                raise Silence(f"no answer for {self.timeout:g} s (cluster.timeout) from {'; '.join(waiting)}")
+        self._replace_late()
         self._feed()
         return [reference for reference in ready if reference in others]
 
     def _settle(self, receipt: Any) -> None:
         running = self._running[receipt]
         try:
-            ray.get(receipt, timeout=self.timeout)
+            incidents = ray.get(receipt, timeout=self.timeout)
         except RayTaskError as problem:
-            if isinstance(problem.cause, StoppedRun | ObjectLostError):
+            if not running.job.wanted:
+                self._take_back(receipt)
+            elif isinstance(problem.cause, StoppedRun):
                 raise problem.cause from None
-            self._replace(running.seat, [running.job], f"raised {problem.cause!r}")
-            ray.kill(running.seat.actor, no_restart=False)
-        except RayActorError as problem:
+            elif isinstance(problem.cause, ObjectLostError):
+                self._take_back(receipt)
+                raise LearnerLost(f"the weights went with the node that held them: {problem.cause}") from None
+            else:
+                self._replace(running.seat, [running.job], f"raised {problem.cause!r}")
+        except RayError as problem:
             # Any of the jobs that it had may be the cause. A node that is taken away is nobody's fault.
             had = [other.job for other in self._running.values() if other.seat is running.seat]
-            self._replace(running.seat, [] if problem.preempted else had, "died")
+            preempted = isinstance(problem, RayActorError) and problem.preempted
+            self._replace(running.seat, [] if preempted else had, "died")
         else:
             self._take_back(receipt)
             running.job.result = running.result
+            for incident in incidents:
+                logger.warning(incident)
 
-    def _replace_silent(self) -> None:
-        now = time.monotonic()
-        for running in [late for late in self._running.values() if late.deadline <= now]:
-            if not running.seat.lost:
-                self._replace(running.seat, [running.job], f"gave no answer for {self.timeout:g} s (cluster.timeout)")
-                ray.kill(running.seat.actor, no_restart=False)
+    def _replace_late(self) -> None:
+        """Replaces whoever is taken for hung."""
+        now, late = time.monotonic(), f"gave no answer for {self.timeout:g} s (cluster.timeout)"
+        for running in [running for running in self._running.values() if running.deadline <= now]:
+            if running.seat.whereabouts is not None:  # not replaced just now, for its other job
+                self._replace(running.seat, [running.job], late)
+        for answer, seat in [(answer, seat) for answer, seat in self._starting.items() if seat.deadline <= now]:
+            del self._starting[answer]
+            self._start_failed(seat, f"it took longer than {self.timeout:g} s (cluster.timeout)")
 
     def _replace(self, seat: Seat, blamed: list[Job], why: str) -> None:
-        """Puts a sampler's jobs back, and gives it none until its fresh process answers."""
-        seat.lost = True
+        """Ends a sampler, gives its seat to another, and puts its jobs back."""
         for receipt in [receipt for receipt, running in self._running.items() if running.seat is seat]:
             job = self._take_back(receipt).job
             if job.wanted:
                 self._queue.appendleft(job)
+        assert seat.whereabouts is not None
         logger.warning("a sampler, %s, %s; its chunks are computed again", seat.whereabouts, why)
         for job in blamed:
             job.losses.append(f"{seat.whereabouts} {why}; {seat.whereabouts.last_words()}")
-            if len(job.losses) >= MAX_LOSSES:
+            if job.wanted and len(job.losses) >= MAX_LOSSES:
                 raise Quarantined(
                     f"{job.chunk.name} has cost {MAX_LOSSES} samplers and is not tried again; what was computed before "
                     "is in the run directory.\n" + "\n".join(job.losses)
                 )
-        self._pings[seat.actor.ready.options(max_task_retries=-1).remote()] = seat
+        self._fill(seat)
 
     def _take_back(self, receipt: Any) -> Running:
         running = self._running.pop(receipt)
         running.seat.load -= running.slots
         return running
 
-    def _welcome(self, ping: Any) -> None:
-        """A lost sampler has restarted and loaded its model, or never will."""
-        seat = self._pings.pop(ping)
+    def _fill(self, seat: Seat) -> None:
+        """Starts a sampler on a seat."""
+        if seat.actor is not None:
+            ray.kill(seat.actor)
+        seat.actor, seat.whereabouts, seat.deadline = self.spawn(), None, time.monotonic() + self.timeout
+        self._starting[seat.actor.ready.remote()] = seat
+
+    def _welcome(self, answer: Any) -> None:
+        """A sampler has loaded its model, or was lost before."""
+        seat = self._starting.pop(answer)
         try:
-            seat.whereabouts = ray.get(ping, timeout=self.timeout)
-        except RayActorError:
-            self.seats.remove(seat)
-            if not self.seats:
-                raise
-            logger.warning("the sampler that was %s cannot start again; %d go on", seat.whereabouts, len(self.seats))
-        else:
-            seat.lost = False
+            seat.whereabouts, seat.failed_starts = ray.get(answer, timeout=self.timeout), 0
+        except RayError as problem:
+            self._start_failed(seat, str(problem))
+
+    def _start_failed(self, seat: Seat, why: str) -> None:
+        seat.failed_starts += 1
+        if seat.failed_starts < MAX_LOSSES:
+            logger.warning("a sampler was lost while it started; another is started: %s", why)
+            self._fill(seat)
+            return
+        self.seats.remove(seat)
+        if not self.seats:
+            raise NobodyLeft(f"no sampler can be started: {why}")
+        logger.warning("a sampler could not be started %d times; %d go on: %s", MAX_LOSSES, len(self.seats), why)
 
     def _feed(self) -> None:
         while self._queue:
             # A job that has cost a sampler runs alone: who is lost next is then its own doing.
             slots = self.slots if self._queue[0].losses else 1
-            free = [seat for seat in self.seats if not seat.lost and seat.load + slots <= self.slots]
+            free = [seat for seat in self.seats if seat.whereabouts is not None and seat.load + slots <= self.slots]
             if not free:
                 return
             self._start(self._queue.popleft(), min(free, key=lambda seat: seat.load), slots)

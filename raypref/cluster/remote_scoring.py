@@ -1,37 +1,43 @@
 """A sampler's way to the reward workers."""
 
 import itertools
-import logging
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
-from raypref.cluster.pool import MAX_LOSSES, Quarantined
+from raypref.cluster.pool import Quarantined
+from raypref.cluster.whereabouts import Whereabouts
 from raypref.cluster.wire import pack, unpack
 from raypref.train.rollout import ScoreRequest, Scores
+from raypref.train.runtime import MAX_LOSSES
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement
 from raypref.train.stopped import StoppedRun
-
-logger = logging.getLogger(__name__)
 
 
 class RemoteScoring(Scoring):
     """Reward workers by their actors' names, taken in turn; where one fails, the next is asked.
 
-    A worker that dies, raises, or is silent for `timeout` seconds is replaced by a fresh one. Errors of the reward
-    itself are not among these: see `raypref.rewards`.
+    A worker that dies starts again; one that is silent for `timeout` seconds is ended, and does too. One that raises
+    has answered, and stays: errors of rewards are caught within (`raypref.train.asked`), so this is the decoder's.
     """
 
     def __init__(self, workers: list[str], timeout: float) -> None:
         self.turns, self.timeout = itertools.cycle([ray.get_actor(name) for name in workers]), timeout
+        self._whereabouts: dict[Any, Whereabouts] = {}
+        self._incidents: list[str] = []
 
     def score(self, request: ScoreRequest) -> Scores:
         return self._ask("score", request)
 
     def judge(self, request: ScoreRequest) -> Judgement:
         return self._ask("judge", request)
+
+    def incidents(self) -> list[str]:
+        """What became of reward workers since this was last asked."""
+        told, self._incidents = self._incidents, []
+        return told
 
     def _ask(self, method: str, request: ScoreRequest) -> Any:
         """The answer of the first worker that gives one.
@@ -43,21 +49,33 @@ class RemoteScoring(Scoring):
         while len(losses) < MAX_LOSSES:
             worker = next(self.turns)
             try:
-                if losses:  # perhaps this one was lost too: wait until it is back
-                    ray.get(worker.ready.options(max_task_retries=-1).remote(), timeout=self.timeout)
+                place = self._find(worker)
                 return unpack(ray.get(getattr(worker, method).remote(packed), timeout=self.timeout))
             except RayTaskError as problem:
                 if isinstance(problem.cause, StoppedRun):
                     raise problem.cause from None
-                losses.append(f"raised {problem.cause!r}")
-                ray.kill(worker, no_restart=False)
-            except RayActorError as problem:
-                losses.append(f"died: {problem}")
+                losses.append(f"{place} raised {problem.cause!r}")
             except GetTimeoutError:
-                losses.append(f"gave no answer for {self.timeout:g} s (a quarter of cluster.timeout)")
-                ray.kill(worker, no_restart=False)
-            logger.warning("a reward worker %s; its pictures are scored again", losses[-1])
+                if worker in self._whereabouts:  # not one that only starts slowly
+                    ray.kill(worker, no_restart=False)
+                late = f"gave no answer for {self.timeout:g} s (cluster.timeout / 4 and guard.reward_timeout)"
+                losses.append(f"{self._lose(worker)} {late}")
+            except (RayActorError, ObjectLostError):
+                losses.append(f"{self._lose(worker)} died")
+            self._incidents.append(f"a reward worker, {losses[-1]}; its pictures are scored again")
         raise Quarantined(
-            f"pictures of {request.prompts[0]!r} have cost {MAX_LOSSES} reward workers and are not tried again. "
-            f"One worker after the other {'; '.join(losses)}"
+            f"pictures of {request.prompts[0]!r} were with {MAX_LOSSES} reward workers that failed, and are not tried "
+            "again.\n" + "\n".join(losses)
         )
+
+    def _find(self, worker: Any) -> Whereabouts:
+        """Where a worker is; waits for one that is on its way back."""
+        if worker not in self._whereabouts:
+            answer = worker.ready.options(max_task_retries=-1).remote()
+            self._whereabouts[worker] = ray.get(answer, timeout=self.timeout)
+        return self._whereabouts[worker]
+
+    def _lose(self, worker: Any) -> str:
+        """Forgets where a worker was; that, and what it wrote last."""
+        place = self._whereabouts.pop(worker, None)
+        return f"{place} ({place.last_words()})" if place else "still starting,"

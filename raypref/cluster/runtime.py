@@ -7,18 +7,17 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from raypref.cluster.connect import connect
-from raypref.cluster.pool import MAX_LOSSES, Job, Pool, Silence
-from raypref.cluster.whereabouts import Whereabouts
+from raypref.cluster.pool import AnswersLost, Job, Pool, Quarantined, Silence
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
 from raypref.core.search import Search
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
-from raypref.train.runtime import LearnerLost, Runtime
+from raypref.train.runtime import MAX_LOSSES, LearnerLost, Runtime
 from raypref.train.scorer import Judgement
 from raypref.train.state import LearnerState
 
@@ -38,7 +37,7 @@ class RayRuntime(Runtime):
             Silence: where they did not start in time.
         """
         self.experiment = experiment
-        self._workers: dict[str, Any] = {}
+        self.scorers: list[Any] = []
         self._owns_cluster = connect(experiment)
         try:
             self._start()
@@ -51,59 +50,51 @@ class RayRuntime(Runtime):
         # Samplers find reward workers by name: of handles among a constructor's arguments Ray warns that a restart may
         # not find them again.
         self.scorer_names = [f"raypref-{run}-reward-{index}" for index in range(cluster.reward_workers)]
-        self.scorers = [
-            self._spawn(f"reward worker {index}", ScorerWorker, cluster.reward_gpus, self.experiment, name=name)
-            for index, name in enumerate(self.scorer_names)
-        ]
-        slots = cluster.chunks_in_flight
-        self.samplers = [
-            self._spawn(
-                f"sampler {index}",
-                SamplerWorker,
-                cluster.sampler_gpus,
-                self.experiment,
-                self.scorer_names,
-                max_concurrency=slots,
-            )
-            for index in range(cluster.samplers)
-        ]
-        self.learner = self._spawn("the learner", LearnerWorker, cluster.learner_gpus, self.experiment)
-        places = self._await_workers()
-        self.pool = Pool(self.samplers, [places[sampler] for sampler in self.samplers], slots, cluster.timeout)
+        for name in self.scorer_names:
+            scorer = self._spawn(ScorerWorker, cluster.reward_gpus, self.experiment, name=name, max_restarts=-1)
+            self.scorers.append(scorer)
+        self.learner, self._learner_is_lost = self._spawn_learner(), False
+        self.pool = Pool(self._spawn_sampler, cluster.samplers, cluster.chunks_in_flight, cluster.timeout)
         self._jobs: dict[int, list[Job]] = {}
         self._weights: dict[int, Any] = {}
+        try:
+            for scorer in self.scorers:
+                self.pool.wait_other(scorer.ready.options(max_task_retries=-1).remote(), "a reward worker's start")
+            self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
+            self.pool.wait_ready()
+        except Silence as problem:
+            raise Silence(
+                f"{problem}. The run asks for {cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the "
+                f"cluster has {ray.cluster_resources()}, of which free: {ray.available_resources()}"
+            ) from None
         self._ask_learner("weights", 0, versions=[0])
 
-    def _spawn(self, role: str, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
+    def _spawn_sampler(self) -> Any:
+        cluster = self.experiment.cluster
+        return self._spawn(
+            SamplerWorker,
+            cluster.sampler_gpus,
+            self.experiment,
+            self.scorer_names,
+            max_concurrency=cluster.chunks_in_flight,
+        )
+
+    def _spawn_learner(self) -> Any:
+        # It never restarts by itself: a fresh learner that answered in the place of a trained one would go unnoticed.
+        return self._spawn(LearnerWorker, self.experiment.cluster.learner_gpus, self.experiment)
+
+    def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
         threads = str(self.experiment.run.num_threads)
-        actor = (
+        return (
             ray.remote(worker)
             .options(
                 num_cpus=self.experiment.cluster.worker_cpus,
                 num_gpus=gpus,
-                max_restarts=-1,
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
                 **options,
             )
             .remote(*arguments)
         )
-        self._workers[role] = actor
-        return actor
-
-    def _await_workers(self) -> dict[Any, Whereabouts]:
-        """Waits until every worker has loaded its model, and tells where each is."""
-        cluster = self.experiment.cluster
-        # A worker that dies while it starts, with its node perhaps, is started again, and so is the question.
-        answers = {name: worker.ready.options(max_task_retries=-1).remote() for name, worker in self._workers.items()}
-        ready, _ = ray.wait(list(answers.values()), num_returns=len(answers), timeout=cluster.timeout)
-        missing = [name for name, answer in answers.items() if answer not in ready]
-        if missing:
-            raise Silence(
-                f"{', '.join(missing)} did not start within {cluster.timeout:g} s (cluster.timeout). The run asks for "
-                f"{cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the cluster has "
-                f"{ray.cluster_resources()}, of which free: {ray.available_resources()}"
-            )
-        return {self._workers[name]: ray.get(answer, timeout=cluster.timeout) for name, answer in answers.items()}
 
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
         self._jobs[iteration] = [Job("rollout", chunk, (self._weights[version],)) for chunk in chunks]
@@ -120,7 +111,10 @@ class RayRuntime(Runtime):
 
     def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
         def fetch(judgements: list[Any]) -> list[Judgement]:
-            return [unpack(packed) for packed in ray.get(judgements, timeout=self.experiment.cluster.timeout)]
+            try:
+                return [unpack(packed) for packed in ray.get(judgements, timeout=self.experiment.cluster.timeout)]
+            except (ObjectLostError, GetTimeoutError) as problem:
+                raise AnswersLost(str(problem)) from None
 
         jobs = [Job("picture", chunk, (self._weights[version], search)) for chunk in chunks]
         self.pool.submit(jobs)
@@ -128,15 +122,17 @@ class RayRuntime(Runtime):
 
     def _use_answers(self, jobs: list[Job], use: Callable[[list[Any]], Found]) -> Found:
         """What `use` makes of references to the jobs' answers; those that are lost with a node are computed again."""
-        for _ in range(MAX_LOSSES):
+        losses: list[str] = []
+        while len(losses) < MAX_LOSSES:
             try:
                 return use(self.pool.wait_jobs(jobs))
-            except ObjectLostError as lost:
+            except AnswersLost as lost:
+                losses.append(str(lost))
                 logger.warning("answers were lost with the node that held them and are computed again: %s", lost)
             for job in jobs:
                 job.result = None
             self.pool.submit(jobs)
-        raise LearnerLost("the weights that samplers need are gone")
+        raise Quarantined(f"the answers to {jobs[0].chunk.name} and others were lost again and again: {losses}")
 
     def _ask_learner(self, method: str, *arguments: Any, versions: Sequence[int] = ()) -> Any:
         """The learner's answer. Versions of the weights that come with it are kept for the samplers, by reference.
@@ -149,11 +145,9 @@ class RayRuntime(Runtime):
         answer, *weights = references if versions else [references]
         try:
             value = self.pool.wait_other(answer, "the learner")
-        except RayActorError as problem:
-            raise LearnerLost(f"the learner died: {problem}") from problem
-        except Silence as problem:
-            ray.kill(self.learner, no_restart=False)
-            raise LearnerLost(str(problem)) from problem
+        except (RayActorError, ObjectLostError, GetTimeoutError, Silence) as problem:
+            self._learner_is_lost = True
+            raise LearnerLost(f"the learner is lost: {problem}") from problem
         self._weights |= dict(zip(versions, weights, strict=True))
         return value
 
@@ -164,9 +158,9 @@ class RayRuntime(Runtime):
         self.pool.forget()
         self._jobs.clear()
         self._weights.clear()
-        # Asked in vain while a lost learner is on its way back, unless the question may be repeated.
-        back = self.learner.ready.options(max_task_retries=-1).remote()
-        self.pool.wait_other(back, "the learner, lost and not back")
+        if self._learner_is_lost:
+            ray.kill(self.learner)
+            self.learner, self._learner_is_lost = self._spawn_learner(), False
         self._ask_learner("restore", pack(state), versions=sorted(state.history))
 
     def roll_back(self, state: LearnerState, version: int) -> None:
@@ -182,5 +176,8 @@ class RayRuntime(Runtime):
         if self._owns_cluster:
             ray.shutdown()
             return
-        for worker in self._workers.values():
-            ray.kill(worker)
+        for scorer in self.scorers:
+            ray.kill(scorer)
+        if hasattr(self, "pool"):
+            self.pool.close()
+            ray.kill(self.learner)

@@ -33,21 +33,23 @@ class ScorerWorker:
 
 
 class SamplerWorker:
-    """A sampler. Every job returns (result, receipt): the result goes to whoever needs it, the receipt tells the driver
-    that it is there without pulling it over."""
+    """A sampler. Every job returns (result, receipt): the result goes to whoever needs it; the receipt, a list of what
+    became of reward workers meanwhile, tells the driver that it is there without pulling it over."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        # A quarter of the driver's patience with this sampler: three reward workers may be lost in that time.
-        self.sampler = build_sampler(experiment, RemoteScoring(scorers, experiment.cluster.timeout / 4))
+        rewards = 1 + len(experiment.reward.also) + len(experiment.evaluate.rewards)
+        hanging = rewards * experiment.guard.reward_timeout  # a worker whose rewards all hang still answers
+        self.scoring = RemoteScoring(scorers, experiment.cluster.timeout / 4 + hanging)
+        self.sampler = build_sampler(experiment, self.scoring)
 
     def ready(self) -> Whereabouts:
         return Whereabouts.own()
 
-    def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, str]:
-        return pack(self.sampler.rollout(chunk, unpack(weights))), chunk.name
+    def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, list[str]]:
+        return pack(self.sampler.rollout(chunk, unpack(weights))), self.scoring.incidents()
 
-    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, str]:
-        return pack(self.sampler.picture(chunk, unpack(weights), search)), chunk.name
+    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, list[str]]:
+        return pack(self.sampler.picture(chunk, unpack(weights), search)), self.scoring.incidents()
 
 
 class LearnerWorker:

@@ -83,6 +83,8 @@ def newest_good(folder: Folder, told: Callable[[str], None]) -> TrainState | Non
         try:
             return read_checkpoint(path)
         except CorruptCheckpoint as problem:
+            if SUMS not in path.names():
+                continue  # a run that goes on has deleted it meanwhile
             told(f"a checkpoint is passed over: {problem}")
             bad.append(str(problem))
     if bad:

@@ -190,8 +190,7 @@ class GuardConfig:
     tied_share: float = 0.9
     """The run stops where a larger share of an iteration's pairs is an exact tie: the reward is constant."""
     reward_timeout: float = 300.0
-    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed. Keep it below a quarter of
-    cluster.timeout: a reward worker that is silent for so long is replaced, and its pictures are scored again."""
+    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed."""
 
     def __post_init__(self) -> None:
         require(self.spike_factor > 1, "spike_factor", self.spike_factor, "use a number above 1, such as 20.")
@@ -230,7 +229,7 @@ class CheckpointConfig:
     """How many are kept."""
     folder: str = ""
     """Where: a path or an fsspec URL such as s3://bucket/checkpoints, below which run.name is appended. Empty: the run
-    directory. A run that is resumed looks for its checkpoints there, so move them before you change it."""
+    directory."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "every", self.every, "use 1 or more.")
@@ -255,7 +254,8 @@ class ClusterConfig:
     worker_cpus: float = 0.5
     """CPUs that Ray reserves for each worker."""
     timeout: float = 1800.0
-    """Seconds of silence from a worker after which the run stops and names it."""
+    """Seconds that a worker may take to start, for a chunk (its rewards included), or for an update. One that takes
+    longer is taken for hung, and replaced; a reward worker, after a quarter of it and guard.reward_timeout."""
     sync_tolerance: float = 1e-4
     """By how much a sampler's prediction may differ from the learner's with the same weights: see
     `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in bfloat16."""

@@ -88,6 +88,11 @@ def replace_file(file: Path, content: bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)  # on a full disk half a file is in the way
         raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, shall outlive a power cut
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from raypref.train.chunk import evaluation_chunks, rollout_chunks
 from raypref.train.experiment import Experiment, GuardAction
 from raypref.train.guards import GuardStop, demanded, picture_alarms
 from raypref.train.learner import UpdateReport
-from raypref.train.runtime import LearnerLost, Runtime
+from raypref.train.runtime import MAX_LOSSES, LearnerLost, Runtime
 from raypref.train.scorer import Judgement
 
 
@@ -42,10 +42,6 @@ class Observer(ABC):
         """After the learner was lost: what came after `iteration` iterations will be computed, and told, again."""
 
 
-MAX_LOSSES = 3
-"""Learners that one iteration may cost."""
-
-
 def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed: TrainState | None = None) -> None:
     """Runs an experiment to its last iteration, from the start or from a resumed state.
 
@@ -59,28 +55,51 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
         GuardStop: where a guard that is set to stop was tripped; the last checkpoint is from before.
         LearnerLost: where one iteration has cost MAX_LOSSES learners.
     """
-    state = resumed or TrainState(0, 0, 0.0, math.nan, runtime.state())
-    kept, losses, restore = -1 if resumed is None else state.iteration, 0, resumed is not None
+    state, kept = resumed, -1 if resumed is None else resumed.iteration
     try:
-        while state.iteration < experiment.run.iterations:
-            try:
-                if restore:
-                    runtime.restore(state.learner)
-                finished = _iterations(experiment, runtime, observer, state)
-                for state in finished:
-                    losses = 0
-                    if state.iteration % experiment.checkpoint.every == 0:
-                        observer.checkpointed(state)
-                        kept = state.iteration
-            except LearnerLost as lost:
-                losses += 1
-                if losses == MAX_LOSSES:
-                    raise
-                observer.learner_lost(state.iteration, str(lost))
-                restore = True
-    finally:
-        if state.iteration > kept and not math.isnan(state.base_diversity):
-            observer.checkpointed(state)
+        for state in _finished(experiment, runtime, observer, resumed):
+            if state.iteration % experiment.checkpoint.every == 0:
+                observer.checkpointed(state)
+                kept = state.iteration
+    except BaseException as ended:
+        if state is not None and kept < state.iteration:
+            _keep(observer, state, ended)
+        raise
+    assert state is not None
+    if kept < state.iteration:
+        observer.checkpointed(state)
+
+
+def _keep(observer: Observer, state: TrainState, ended: BaseException) -> None:
+    """The checkpoint of a run that ends too soon; should it fail too, why the run ends is still what counts."""
+    try:
+        observer.checkpointed(state)
+    except Exception as problem:
+        raise ended from problem
+
+
+def _finished(
+    experiment: Experiment, runtime: Runtime, observer: Observer, resumed: TrainState | None
+) -> Iterator[TrainState]:
+    """Every state that a run comes through, whatever becomes of its learner."""
+    state = resumed or TrainState(0, 0, 0.0, math.nan, runtime.state())
+    restore, losses = resumed is not None, list[str]()
+    while restore or state.iteration < experiment.run.iterations:
+        try:
+            if restore:
+                runtime.restore(state.learner)
+                restore = False
+            iterations = _iterations(experiment, runtime, observer, state)
+            for state in iterations:
+                losses.clear()
+                yield state
+        except LearnerLost as lost:
+            losses.append(str(lost))
+            if len(losses) == MAX_LOSSES:
+                told = "; ".join(losses)
+                raise LearnerLost(f"iteration {state.iteration} has cost {MAX_LOSSES} learners: {told}") from lost
+            observer.learner_lost(state.iteration, str(lost))
+            restore = True
 
 
 def _iterations(

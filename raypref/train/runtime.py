@@ -14,9 +14,12 @@ from raypref.train.scorer import Judgement, Scorer
 from raypref.train.state import LearnerState, learner_state, restore_learner, roll_back
 from raypref.train.stopped import StoppedRun
 
+MAX_LOSSES = 3
+"""Workers that one piece of work may cost: a chunk samplers, pictures reward workers, an iteration learners."""
+
 
 class LearnerLost(StoppedRun):
-    """The learner died or fell silent; `restore` starts it again."""
+    """The learner died or fell silent; `restore` starts another."""
 
 
 class Runtime(ABC):

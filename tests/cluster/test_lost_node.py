@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ class Outage(Recording):
         if iteration == 0:
             jobs = self.runtime._jobs[1]
             while not any(job.result for job in jobs):
-                self.runtime.pool._pump([], float("inf"))
+                self.runtime.pool._pump([], time.monotonic() + 60)
             self.cluster.add_node(num_cpus=1, num_gpus=1)
             self.cluster.remove_node(self.node, allow_graceful=False)
 

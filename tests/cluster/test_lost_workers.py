@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 
 import pytest
@@ -42,7 +43,7 @@ class Killer(Recording):
         (1, 2, {0: ["learner"], 1: ["sampler", "reward"]}),
     ],
 )
-def test_lost_workers_change_no_bit(ray_cluster, random_model, lag, samplers, targets):
+def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samplers, targets):
     experiment = dataclasses.replace(
         small_experiment(random_model, lag=lag, iterations=4),
         cluster=ClusterConfig(samplers=samplers, worker_cpus=0.1, timeout=240.0),
@@ -57,6 +58,10 @@ def test_lost_workers_change_no_bit(ray_cluster, random_model, lag, samplers, ta
     finally:
         runtime.close()
     assert not seen.targets
+    assert re.search(r"a sampler, process \d+ on node [\d.]+, died; its chunks are computed again", caplog.text)
+    assert re.search(r"a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
+    proofs = sum(report.syncs for report in seen.reports)
+    assert proofs > samplers * 4 - samplers  # every version on every sampler, and once more on the fresh one
     assert [iteration for iteration, _ in seen.losses] == [
         iteration for iteration in targets if "learner" in targets[iteration]
     ]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 
-from raypref.cluster.pool import Job, Pool, Quarantined, Silence
+from raypref.cluster.pool import AnswersLost, Job, NobodyLeft, Pool, Quarantined, Silence
 from raypref.cluster.whereabouts import Whereabouts
 from raypref.train.chunk import Chunk
+from raypref.train.runtime import LearnerLost
 from raypref.train.stopped import StoppedRun
 
 pytestmark = pytest.mark.ray
@@ -24,7 +26,12 @@ FAULTS = {
     "raises": lambda: [][0],
     "freezes": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "sleeps": lambda: time.sleep(600),
+    "lacks": lambda: lose_an_argument(),
 }
+
+
+def lose_an_argument():
+    raise ObjectLostError("0" * 56, "", "")
 
 
 class Echo:
@@ -45,7 +52,7 @@ class Echo:
             sys.stderr.write(f"{chunk.name} {fault}\n")
             sys.stderr.flush()
             FAULTS[fault]()
-        return (chunk.name, os.getpid()), chunk.name
+        return (chunk.name, os.getpid()), []
 
     def square(self, number):
         return number * number
@@ -63,11 +70,13 @@ def bad(name, fault, marks, times):
 
 
 def pool_of(count, slots=1, timeout=60.0, starts=None):
-    actors = [
-        ray.remote(Echo).options(num_cpus=0, max_restarts=-1, max_concurrency=slots).remote(starts)
-        for _ in range(count)
-    ]
-    return Pool(actors, ray.get([actor.ready.remote() for actor in actors]), slots, timeout)
+    def spawn():
+        return ray.remote(Echo).options(num_cpus=0, max_concurrency=slots).remote(starts)
+
+    pool = Pool(spawn, count, slots, 60.0)
+    pool.wait_ready()
+    pool.timeout = timeout
+    return pool
 
 
 def answers(pool, work):
@@ -89,16 +98,15 @@ def test_the_pool_goes_on_while_the_driver_waits_for_another(ray_cluster):
 
 @pytest.mark.parametrize("fault", ["dies", "raises", "freezes"])
 def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_cluster, tmp_path, fault):
-    pool = pool_of(2, timeout=20.0 if fault == "freezes" else 60.0)
-    before = {seat.whereabouts.pid for seat in pool.seats}
-    work = [bad("bad", fault, tmp_path, 1), *jobs(3)]
+    pool = pool_of(1, timeout=20.0 if fault == "freezes" else 60.0)
+    before = pool.seats[0].whereabouts.pid
+    work = [bad("bad", fault, tmp_path, 1), *jobs(2)]
     pool.submit(work)
-    assert answers(pool, work) == ["bad", "chunk 0", "chunk 1", "chunk 2"]
+    assert answers(pool, work) == ["bad", "chunk 0", "chunk 1"]
     assert len(work[0].losses) == 1
     assert all(not job.losses for job in work[1:])
-    while any(seat.lost for seat in pool.seats):
-        pool._pump([], time.monotonic() + 60)
-    assert len({seat.whereabouts.pid for seat in pool.seats} - before) == 1
+    assert {pid for _, pid in ray.get([job.result for job in work])} == {pool.seats[0].whereabouts.pid}
+    assert pool.seats[0].whereabouts.pid != before
 
 
 def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(ray_cluster, tmp_path):
@@ -114,16 +122,21 @@ def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(
     assert len(work[0].losses) <= 1  # once they died together; from then on the bad one was alone
 
 
-def test_a_sampler_that_cannot_start_again_is_left_out(ray_cluster, tmp_path):
+def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_cluster, tmp_path):
     (tmp_path / "marks").mkdir()
     lame, pool = pool_of(1, starts=str(tmp_path / "starts")), pool_of(1)
-    pool.seats = lame.seats + pool.seats
-    work = [bad("bad", "dies", tmp_path / "marks", 1), *jobs(2)]
+    seat = lame.seats[0]
+    pool.seats.append(seat)
+    pool.spawn = lame.spawn
+    pool._replace(seat, [], "is taken away")
+    while seat in pool.seats:
+        pool._pump([], time.monotonic() + 60)
+    work = jobs(2)
     pool.submit(work)
-    assert answers(pool, work) == ["bad", "chunk 0", "chunk 1"]
-    while len(pool.seats) == 2:
-        pool._pump([], time.monotonic() + 30)
-    assert pool.seats[0] not in lame.seats
+    assert answers(pool, work) == ["chunk 0", "chunk 1"]
+    pool.submit(work := [bad("bad", "dies", tmp_path / "marks", 1)])
+    with pytest.raises(NobodyLeft, match=r"no sampler can be started: .*no second start"):
+        pool.wait_jobs(work)
 
 
 def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
@@ -149,6 +162,15 @@ def test_silence_is_an_error_that_names_who_is_silent(ray_cluster, tmp_path):
         pool.wait_other(
             pool.seats[0].actor.rollout.remote(Chunk("", (), ()), "sleeps", str(tmp_path), 1), "the learner"
         )
-    pool.submit(work := [bad("bad", "freezes", tmp_path, 2)])
-    with pytest.raises(Silence, match=r"from a sampler that was process \d+ on node [\d.]+ and is lost"):
+
+
+def test_lost_weights_are_the_learners_loss_and_lost_answers_are_told_apart(ray_cluster, tmp_path):
+    pool = pool_of(1)
+    pool.submit(work := [bad("bad", "lacks", tmp_path, 1), *jobs(1)])
+    with pytest.raises(LearnerLost, match="weights"):
         pool.wait_jobs(work)
+    pool.forget()
+    pool.submit(work := jobs(1))
+    assert answers(pool, work) == ["chunk 0"]
+    with pytest.raises(AnswersLost):
+        pool.wait_other(pool.seats[0].actor.rollout.remote(Chunk("", (), ()), "lacks", str(tmp_path), 2), "the learner")

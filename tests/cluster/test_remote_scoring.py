@@ -1,6 +1,7 @@
 """A reward worker that is lost is replaced, and its pictures are scored by another."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -61,11 +62,13 @@ def scoring(tmp_path, fault, times, workers, timeout=60.0):
 @pytest.mark.parametrize(("fault", "timeout"), [("dies", 60.0), ("raises", 60.0), ("freezes", 6.0)])
 def test_the_next_worker_answers_for_one_that_is_lost(ray_cluster, tmp_path, fault, timeout):
     remote, judges = scoring(tmp_path, fault, 1, workers=2, timeout=timeout)
-    before = [judge.ready.options(max_task_retries=-1).remote() for judge in judges]
-    before = {place.pid for place in ray.get(before)}
+    before = {place.pid for place in ray.get([judge.ready.remote() for judge in judges])}
     assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
     after = ray.get([judge.ready.options(max_task_retries=-1).remote() for judge in judges], timeout=60)
-    assert len({place.pid for place in after} - before) == 1
+    assert len({place.pid for place in after} - before) == (fault != "raises")
+    (told,) = remote.incidents()
+    assert re.match(r"a reward worker, process \d+ on node [\d.]+ .*; its pictures are scored again", told, re.DOTALL)
+    assert remote.incidents() == []
 
 
 def test_one_worker_alone_is_awaited(ray_cluster, tmp_path):
@@ -75,7 +78,7 @@ def test_one_worker_alone_is_awaited(ray_cluster, tmp_path):
 
 def test_pictures_that_lose_three_workers_are_put_aside(ray_cluster, tmp_path):
     remote, _ = scoring(tmp_path, "raises", 3, workers=2)
-    with pytest.raises(Quarantined, match=r"pictures of 'a' have cost 3 reward workers.*no room") as caught:
+    with pytest.raises(Quarantined, match=r"pictures of 'a' were with 3 reward workers that failed") as caught:
         remote.score(request())
     assert str(caught.value).count("no room") == 3
     assert len(list(tmp_path.iterdir())) == 3
