@@ -2,18 +2,21 @@
 `python -m experiments.chaos --minutes 10`. The last line is JSON.
 
 Every run is `raypref train`, and `raypref resume` after each death of the driver, on a Ray cluster of its own. It must
-leave the files of a run that nothing happened to.
+leave the files of a run that nothing happened to, and no driver may end but by its work or by us.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -67,27 +70,44 @@ class Chaos:
             self._attempt(command("resume", self.path) if begun else self.begin)
 
     def _attempt(self, arguments: list[str]) -> None:
-        driver = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while True:
-            try:
-                driver.wait(timeout=self.chance.uniform(3, 15))
-                return
-            except psutil.TimeoutExpired:
-                self._kill(driver)
+        """One driver. It may end by its work or by us, and in no other way.
 
-    def _kill(self, driver: psutil.Process) -> None:
-        """One process: the driver now and then, else any worker."""
+        Raises:
+            RuntimeError: with what it said last.
+        """
+        with tempfile.TemporaryFile("w+") as words:
+            driver, expected = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=words), 0
+            while True:
+                try:
+                    code = driver.wait(timeout=self.chance.uniform(3, 15))
+                    break
+                except psutil.TimeoutExpired:
+                    expected = self._kill(driver) or expected
+            if code not in (0, expected):
+                words.seek(0)
+                raise RuntimeError(f"{self.path}: exit code {code}, not {expected}\n{words.read()[-5000:]}")
+
+    def _kill(self, driver: psutil.Popen) -> int:
+        """One process: the driver now and then, else any worker. The exit code that the driver now must have, or 0."""
         targets = list(workers(driver))
         if not targets:
-            return
-        role, victim = self.chance.choice([*targets, *targets, ("driver", driver)])
-        cluster = driver.children(recursive=True) if role == "driver" else []
-        victim.kill()
-        self.kills[role] += 1
-        _, alive = psutil.wait_procs(cluster, timeout=60)
+            return 0
+        role, victim = self.chance.choice([*targets, *targets, ("driver", driver), ("driver by SIGTERM", driver)])
+        if victim is not driver:
+            self._count(role, victim.kill)
+            return 0
+        cluster = driver.children(recursive=True)
+        self._count(role, driver.kill if role == "driver" else driver.terminate)
+        _, alive = psutil.wait_procs([driver, *cluster], timeout=60)
         for process in alive:
             self.kills["left behind by a dead driver"] += 1
             process.kill()
+        return -signal.SIGKILL if role == "driver" else 128 + signal.SIGTERM
+
+    def _count(self, role: str, kill: Callable[[], None]) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill()
+            self.kills[role] += 1
 
 
 def same_bits(one: Path, other: Path) -> list[str]:

@@ -60,8 +60,6 @@ def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samp
     assert not seen.targets
     assert re.search(r"a sampler, process \d+ on node [\d.]+, died; its chunks are computed again", caplog.text)
     assert re.search(r"a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
-    proofs = sum(report.syncs for report in seen.reports)
-    assert proofs > samplers * 4 - samplers  # every version on every sampler, and once more on the fresh one
     assert [iteration for iteration, _ in seen.losses] == [
         iteration for iteration in targets if "learner" in targets[iteration]
     ]

@@ -79,6 +79,10 @@ def pool_of(count, slots=1, timeout=60.0, starts=None):
     return pool
 
 
+def call(pool, fault, marks, times):
+    return pool.seats[0].actor.rollout.remote(Chunk("", (), ()), fault, str(marks), times)
+
+
 def answers(pool, work):
     return [answer[0] for answer in ray.get(pool.wait_jobs(work))]
 
@@ -173,4 +177,4 @@ def test_lost_weights_are_the_learners_loss_and_lost_answers_are_told_apart(ray_
     pool.submit(work := jobs(1))
     assert answers(pool, work) == ["chunk 0"]
     with pytest.raises(AnswersLost):
-        pool.wait_other(pool.seats[0].actor.rollout.remote(Chunk("", (), ()), "lacks", str(tmp_path), 2), "the learner")
+        pool.wait_other(call(pool, "lacks", tmp_path, 2), "the learner")
