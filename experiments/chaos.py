@@ -76,33 +76,35 @@ class Chaos:
             RuntimeError: with what it said last.
         """
         with tempfile.TemporaryFile("w+") as words:
-            driver, expected = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=words), 0
+            driver, allowed = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=words), {0}
             while True:
                 try:
                     code = driver.wait(timeout=self.chance.uniform(3, 15))
                     break
                 except psutil.TimeoutExpired:
-                    expected = self._kill(driver) or expected
-            if code not in (0, expected):
+                    allowed |= self._kill(driver)
+            if code not in allowed:
                 words.seek(0)
-                raise RuntimeError(f"{self.path}: exit code {code}, not {expected}\n{words.read()[-5000:]}")
+                raise RuntimeError(f"{self.path}: exit code {code}, not {allowed}\n{words.read()[-5000:]}")
 
-    def _kill(self, driver: psutil.Popen) -> int:
-        """One process: the driver now and then, else any worker. The exit code that the driver now must have, or 0."""
+    def _kill(self, driver: psutil.Popen) -> set[int]:
+        """One process: the driver now and then, else any worker. The exit codes that the driver may have after it."""
         targets = list(workers(driver))
         if not targets:
-            return 0
+            return set()
         role, victim = self.chance.choice([*targets, *targets, ("driver", driver), ("driver by SIGTERM", driver)])
         if victim is not driver:
             self._count(role, victim.kill)
-            return 0
+            return set()
         cluster = driver.children(recursive=True)
         self._count(role, driver.kill if role == "driver" else driver.terminate)
         _, alive = psutil.wait_procs([driver, *cluster], timeout=60)
         for process in alive:
             self.kills["left behind by a dead driver"] += 1
             process.kill()
-        return -signal.SIGKILL if role == "driver" else 128 + signal.SIGTERM
+        if role == "driver":
+            return {-signal.SIGKILL}
+        return {128 + signal.SIGTERM, -signal.SIGTERM}  # the latter while workers start: nothing is computed yet
 
     def _count(self, role: str, kill: Callable[[], None]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
