@@ -79,9 +79,9 @@ PLACES = {
     "timings": (RunDirectory, "append", 7),
     "pictures": (Image.Image, "save", 2),
     "events": (SummaryWriter, "add_scalar", 60),
-    "tensors": (Folder, "write", 7),
-    "facts": (Folder, "write", 8),
-    "checksums": (Folder, "write", 9),
+    "tensors": (Folder, "write", 10),
+    "facts": (Folder, "write", 11),
+    "checksums": (Folder, "write", 12),
     "old checkpoints": (Folder, "delete_all", 1),
     "adapter": (ToyRuntime, "export_lora", 1),
     "report": (run, "write_report", 1),
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_run_that_was_to_be_overwritten(tmp_path, monkeyp
 @pytest.mark.parametrize("file", ["metrics", "timings", "evaluations"])
 def test_a_torn_last_line_is_dropped_and_written_again(tmp_path, whole, file: str):
     with pytest.MonkeyPatch.context() as patched:
-        Full(Folder.write, 4, errno.ENOSPC).on(Folder, "write", patched)
+        Full(Folder.write, 7, errno.ENOSPC).on(Folder, "write", patched)
         with pytest.raises(DiskStop):
             train(plan(tmp_path))  # with rows of iteration 2, and a checkpoint of iteration 1
     stopped = RunDirectory(tmp_path / "mine")
@@ -165,7 +165,7 @@ def test_a_remote_folder_that_fails_stops_the_run_too(tmp_path, monkeypatch):
 
     def failing(*arguments: Any, **options: Any) -> None:
         calls.append(arguments)
-        if len(calls) > 5:
+        if len(calls) > 8:
             raise RuntimeError("the bucket is gone")
         real(*arguments, **options)
 

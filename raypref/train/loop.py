@@ -55,14 +55,16 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
         GuardStop: where a guard that is set to stop was tripped; the last checkpoint is from before.
         LearnerLost: where one iteration has cost MAX_LOSSES learners.
     """
-    state, kept = resumed, -1 if resumed is None else resumed.iteration
+    state, kept, writing = resumed, -1 if resumed is None else resumed.iteration, False
     try:
         for state in _finished(experiment, runtime, observer, resumed):
             if state.iteration % experiment.checkpoint.every == 0:
+                writing = True
                 observer.checkpointed(state)
-                kept = state.iteration
+                writing, kept = False, state.iteration
     except BaseException as ended:
-        if state is not None and kept < state.iteration:
+        failed = writing and isinstance(ended, Exception)  # and would fail again; a signal is no Exception
+        if state is not None and kept < state.iteration and not failed:
             _keep(observer, state, ended)
         raise
     assert state is not None
