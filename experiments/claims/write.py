@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.claims.arms import ARMS, LONG, SEEDS
-from experiments.claims.measure import RUNS
+from experiments.claims.measure import BEST_OF_N_STEPS, RUNS, best_of_n_path
 from experiments.claims.statistics import (
     Mean,
     Results,
@@ -163,7 +163,7 @@ def scaled(value: Mean) -> Mean:
 
 def table_4() -> str:
     rows = []
-    for row in json.loads((RUNS / "best_of_n.json").read_text()):
+    for row in (row for steps in BEST_OF_N_STEPS for row in json.loads(best_of_n_path(steps).read_text())):
         reward = row["rewards"]["colorfulness"]
         where = "five steps" if row["steps"] else "all steps"
         rows.append(
