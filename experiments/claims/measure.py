@@ -134,12 +134,12 @@ def measure(arm: Arm, seed: int) -> float:
     """One run; its seconds."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    experiment = arm.experiment(seed)
+    experiment, config = arm.experiment(seed), config_of(arm, seed)  # before: files may change in the meantime
     runtime = LocalRuntime(experiment)
     curves = Curves(experiment, Probe(runtime.learner))
     train(experiment, runtime, curves)
     seconds = time.perf_counter() - started
-    result = {"arm": arm.name, "seed": seed, "config": config_of(arm, seed), "seconds": seconds, "rows": curves.rows,
+    result = {"arm": arm.name, "seed": seed, "config": config, "seconds": seconds, "rows": curves.rows,
               "evaluations": curves.evaluations, "alarms": curves.alarms}  # fmt: skip
     unfinished = path_of(arm, seed).with_suffix(".part")
     unfinished.write_text(json.dumps(result))
