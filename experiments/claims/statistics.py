@@ -67,7 +67,7 @@ def reward_at(run: Run, axis: str, budget: float) -> float:
     """Gain in held-out reward where a run had spent `budget` of "samples", "guided_evaluations", "iteration" or "kl";
     linear between evaluations, the last value beyond them.
 
-    Of the KL it is linear in the root: a small move of the policy changes the reward by its length, the KL by the square.
+    Of the KL it is linear in the root: a small move changes the reward by its length, the KL by the square of it.
     """
     at, gain = spent(run, axis), gains(run)
     if axis == "kl":

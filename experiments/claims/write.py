@@ -290,8 +290,9 @@ def page(results: Results) -> str:
     notes = json.loads((Path(__file__).parent / "reading.json").read_text())
     body = "".join(f"\n## {title}\n\n{notes[title]}\n\n{content}" for title, content in sections.items())
     return (
-        f"{notes['head']}\n\n## In short\n\n{notes['in short']}\n\n{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of one CPU core. Made by "
-        f"`make claims` from `experiments/claims/`; do not edit.\n{body}"
+        f"{notes['head']}\n\n## In short\n\n{notes['in short']}\n\n"
+        f"{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of one CPU core. Made by `make claims` from "
+        f"`experiments/claims/`; do not edit.\n{body}"
     )
 
 
