@@ -18,7 +18,7 @@ from typing import Any
 import tomli_w
 import torch
 
-from experiments.claims.arms import ARMS, SEEDS, Arm
+from experiments.claims.arms import ARMS, BEST_OF_N, SEEDS, Arm
 from raypref.best_of_n import best_of_n
 from raypref.config import resolved
 from raypref.core.process import Gaussian
@@ -137,12 +137,12 @@ def measure(arm: Arm, seed: int) -> float:
     """One run; its seconds."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    experiment = arm.experiment(seed)
+    experiment, config = arm.experiment(seed), config_of(arm, seed)  # before: files may change in the meantime
     runtime = LocalRuntime(experiment)
     curves = Curves(experiment, Probe(runtime.learner))
     train(experiment, runtime, curves)
     seconds = time.perf_counter() - started
-    result = {"arm": arm.name, "seed": seed, "config": config_of(arm, seed), "seconds": seconds, "rows": curves.rows,
+    result = {"arm": arm.name, "seed": seed, "config": config, "seconds": seconds, "rows": curves.rows,
               "evaluations": curves.evaluations, "alarms": curves.alarms}  # fmt: skip
     unfinished = path_of(arm, seed).with_suffix(".part")
     unfinished.write_text(json.dumps(result))
@@ -150,14 +150,20 @@ def measure(arm: Arm, seed: int) -> float:
     return seconds
 
 
-def best_of_n_table() -> None:
-    """RDPO's Table 4: every rule, at every step and at the steps that training branches at."""
-    rows = []
-    for steps in ((), (0, 2, 4, 6, 7)):
-        for row in best_of_n(ARMS[0].experiment(0), candidates=(8,), steps=steps):
-            rows.append(asdict(row) | {"steps": list(steps)})
-            print(row.rule, row.rewards["colorfulness"], row.same_as, flush=True)
-    (RUNS / "best_of_n.json").write_text(json.dumps(rows, indent=2))
+def best_of_n_table(steps: tuple[int, ...]) -> float:
+    """RDPO's Table 4, every rule at the given steps (none: at all); its seconds."""
+    started = time.perf_counter()
+    rows = [asdict(row) | {"steps": list(steps)} for row in best_of_n(BEST_OF_N.experiment(0), steps=steps)]
+    best_of_n_path(steps).write_text(json.dumps(rows, indent=2))
+    return time.perf_counter() - started
+
+
+def best_of_n_path(steps: tuple[int, ...]) -> Path:
+    return RUNS / f"best_of_n_at_{len(steps) or 'all'}_steps.json"
+
+
+BEST_OF_N_STEPS: tuple[tuple[int, ...], ...] = ((), (0, 2, 4, 6, 7))
+"""Every step, and the steps that training branches at."""
 
 
 def main() -> None:
@@ -165,19 +171,22 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    wanted = [(arm, seed) for seed in SEEDS for arm in ARMS]
-    missing = [(arm, seed) for arm, seed in wanted if not is_done(arm, seed)]
-    print(f"{len(wanted)} runs, {len(missing)} to do, {args.processes} at a time", flush=True)
-    if not (RUNS / "best_of_n.json").exists():
-        print("step-wise best-of-N", flush=True)
-        best_of_n_table()
     started = time.perf_counter()
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(measure, arm, seed): (arm, seed) for arm, seed in missing}
+        jobs = {
+            pool.submit(best_of_n_table, steps): f"best of N at {len(steps) or 'all'} steps"
+            for steps in BEST_OF_N_STEPS
+            if not best_of_n_path(steps).exists()
+        } | {
+            pool.submit(measure, arm, seed): f"{arm.name}, seed {seed}"
+            for seed in SEEDS
+            for arm in ARMS
+            if not is_done(arm, seed)
+        }
+        print(f"{len(jobs)} jobs, {args.processes} at a time", flush=True)
         for done, job in enumerate(as_completed(jobs), 1):
-            arm, seed = jobs[job]
             left = (time.perf_counter() - started) / done * (len(jobs) - done) / 60
-            print(f"{done}/{len(jobs)} {arm.name}, seed {seed}: {job.result():.0f} s, {left:.0f} min left", flush=True)
+            print(f"{done}/{len(jobs)} {jobs[job]}: {job.result():.0f} s, {left:.0f} min left", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,11 @@ class Mean:
     half: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} ± {self.half:.3f}"
+        return self.to(3)
+
+    def to(self, digits: int) -> str:
+        """As text, with so many digits after the point."""
+        return f"{self.value:+.{digits}f} ± {self.half:.{digits}f}"
 
     def verdict(self) -> str:
         """Of a difference that is claimed to be positive."""
@@ -61,8 +65,13 @@ def difference(results: Results, first: str, second: str, figure: Callable[[Run]
 
 def reward_at(run: Run, axis: str, budget: float) -> float:
     """Gain in held-out reward where a run had spent `budget` of "samples", "guided_evaluations", "iteration" or "kl";
-    linear between evaluations, the last value beyond them."""
+    linear between evaluations, the last value beyond them.
+
+    Of the KL it is linear in the root: a small move changes the reward by its length, the KL by the square of it.
+    """
     at, gain = spent(run, axis), gains(run)
+    if axis == "kl":
+        at, budget = [level**0.5 for level in at], budget**0.5
     for place in range(1, len(at)):
         if at[place] >= budget > at[place - 1]:
             share = (budget - at[place - 1]) / (at[place] - at[place - 1])

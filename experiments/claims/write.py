@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.claims.arms import ARMS, LONG, SEEDS
-from experiments.claims.measure import RUNS
+from experiments.claims.measure import BEST_OF_N_STEPS, RUNS, best_of_n_path
 from experiments.claims.statistics import (
     Mean,
     Results,
@@ -131,7 +131,21 @@ def table_1(results: Results) -> str:
         )
         + "\nThe paper's order, neighbour by neighbour:\n\n"
         + table(head, pairs)
+        + "\nThe gain at larger drift, where every run of a method has come so far (long runs included):\n\n"
+        + by_drift(results)
     )
+
+
+def by_drift(results: Results) -> str:
+    """The frontier between reward and KL."""
+    levels = (0.002, 0.005, 0.01, 0.02)
+    rows: list[list[object]] = []
+    for arm in ONLINE:
+        reached = min(max(spent(run, "kl")) for run in results[arm].values())
+        gained = [over_seeds(results, arm, gain_at("kl", level)) if level <= reached else "" for level in levels]
+        if any(gained):
+            rows.append([f"`{arm}`", *gained])
+    return table(["method", *(f"KL {level:g}" for level in levels)], rows)
 
 
 def table_3(results: Results) -> str:
@@ -163,7 +177,7 @@ def scaled(value: Mean) -> Mean:
 
 def table_4() -> str:
     rows = []
-    for row in json.loads((RUNS / "best_of_n.json").read_text()):
+    for row in (row for steps in BEST_OF_N_STEPS for row in json.loads(best_of_n_path(steps).read_text())):
         reward = row["rewards"]["colorfulness"]
         where = "five steps" if row["steps"] else "all steps"
         rows.append(
@@ -252,10 +266,10 @@ def two(results: Results, first: str, second: str, claim: str) -> str:
         [
             [
                 "gain",
-                over_seeds(results, first, gain),
-                over_seeds(results, second, gain),
-                f"{diff}: {diff.verdict()}",
-                f"{same_drift}: {same_drift.verdict()}",
+                over_seeds(results, first, gain).to(4),
+                over_seeds(results, second, gain).to(4),
+                f"{diff.to(4)}: {diff.verdict()}",
+                f"{same_drift.to(4)}: {same_drift.verdict()}",
             ]
         ],
     )
@@ -276,8 +290,9 @@ def page(results: Results) -> str:
     notes = json.loads((Path(__file__).parent / "reading.json").read_text())
     body = "".join(f"\n## {title}\n\n{notes[title]}\n\n{content}" for title, content in sections.items())
     return (
-        f"{notes['head']}\n\n{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of one CPU core. Made by "
-        f"`make claims` from `experiments/claims/`; do not edit.\n{body}"
+        f"{notes['head']}\n\n## In short\n\n{notes['in short']}\n\n"
+        f"{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of one CPU core. Made by `make claims` from "
+        f"`experiments/claims/`; do not edit.\n{body}"
     )
 
 
