@@ -9,7 +9,7 @@ quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the pa
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
 
 test: check  ## set up, then everything that must hold
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadgroup
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

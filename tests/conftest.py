@@ -19,6 +19,13 @@ torch.set_num_threads(1)
 MakeExperiment = Callable[..., Experiment]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need Ray share one process, and so one cluster, when tests run in several."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random noise-predicting Stable Diffusion."""
