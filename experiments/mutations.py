@@ -37,7 +37,7 @@ TESTS = {
     "core/losses.py": "tests/core/test_losses.py tests/core/test_ppo_clip.py",
     "core/drift.py": "tests/core/test_drift.py",
     "core/process.py": "tests/core",
-    "core/supervise.py": "tests/core/test_supervise.py",
+    "core/supervise.py": "tests/core/test_supervise.py tests/core/test_advantages.py",
     "core/types.py": "tests/core/test_supervise.py",
     "core/weights.py": "tests/core/test_weights.py",
     "core/seeding.py": "tests/core/test_seeding.py",
