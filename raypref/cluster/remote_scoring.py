@@ -47,7 +47,7 @@ class RemoteScoring(Scoring):
         """
         packed, losses = pack(request), list[str]()
         while len(losses) < MAX_LOSSES:
-            worker = next(self.turns)
+            worker, place = next(self.turns), None
             try:
                 place = self._find(worker)
                 return unpack(ray.get(getattr(worker, method).remote(packed), timeout=self.timeout))
@@ -56,12 +56,13 @@ class RemoteScoring(Scoring):
                     raise problem.cause from None
                 losses.append(f"{place} raised {problem.cause!r}")
             except GetTimeoutError:
-                if worker in self._whereabouts:  # not one that only starts slowly
-                    ray.kill(worker, no_restart=False)
                 late = f"gave no answer for {self.timeout:g} s (cluster.timeout / 4 and guard.reward_timeout)"
-                losses.append(f"{self._lose(worker)} {late}")
+                losses.append(f"{_describe(place)} {late}")
+                if self._forget(worker, place):
+                    ray.kill(worker, no_restart=False)
             except (RayActorError, ObjectLostError):
-                losses.append(f"{self._lose(worker)} died")
+                losses.append(f"{_describe(place)} died")
+                self._forget(worker, place)
             self._incidents.append(f"a reward worker, {losses[-1]}; its pictures are scored again")
         raise Quarantined(
             f"pictures of {request.prompts[0]!r} were with {MAX_LOSSES} reward workers that failed, and are not tried "
@@ -75,7 +76,13 @@ class RemoteScoring(Scoring):
             self._whereabouts[worker] = ray.get(answer, timeout=self.timeout)
         return self._whereabouts[worker]
 
-    def _lose(self, worker: Any) -> str:
-        """Forgets where a worker was; that, and what it wrote last."""
-        place = self._whereabouts.pop(worker, None)
-        return f"{place} ({place.last_words()})" if place else "still starting,"
+    def _forget(self, worker: Any, place: Whereabouts | None) -> bool:
+        """Whether this was the first to find that the worker is no longer there: a sampler has jobs side by side."""
+        known = place is not None and self._whereabouts.get(worker) == place
+        if known:
+            del self._whereabouts[worker]
+        return known
+
+
+def _describe(place: Whereabouts | None) -> str:
+    return f"{place} ({place.last_words()})" if place else "still starting,"

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from raypref.core.schedule import Schedule
 from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
-from raypref.models.lora import adapter_off, add_lora, diffusers_state
+from raypref.models.lora import adapter_off, add_lora, diffusers_state, order_metadata
 
 WEIGHTS = ("unet", "vae", "text_encoder")
 FOLDERS = (*WEIGHTS, "tokenizer", "scheduler")
@@ -105,6 +106,7 @@ class StableDiffusionDenoiser(Denoiser):
         """See `Denoiser.export_lora`."""
         state, metadata = diffusers_state(self.unet)
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state, unet_lora_adapter_metadata=metadata)
+        order_metadata(folder / LORA_WEIGHT_NAME_SAFE)
 
 
 class StableDiffusionDecoder(Decoder):

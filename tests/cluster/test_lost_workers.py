@@ -59,7 +59,7 @@ def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samp
         runtime.close()
     assert not seen.targets
     assert re.search(r"a sampler, process \d+ on node [\d.]+, died; its chunks are computed again", caplog.text)
-    assert re.search(r"a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
+    assert re.search(r"(?s)a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
     assert [iteration for iteration, _ in seen.losses] == [
         iteration for iteration in targets if "learner" in targets[iteration]
     ]
