@@ -32,7 +32,8 @@ def train(
 
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Continue a run from its checkpoint, bit for bit. May change: cluster.*, checkpoint.*, guard.*, run.iterations."""
+    """Continue a run from its checkpoint, bit for bit. cluster.*, checkpoint.every, checkpoint.keep, guard.* and
+    run.iterations may change."""
     from raypref.run import resume as go_on
 
     go_on(run, overrides or [])

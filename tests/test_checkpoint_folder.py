@@ -62,11 +62,11 @@ def test_a_path_is_found_again_from_another_working_directory(tmp_path, monkeypa
 def test_two_runs_do_not_mix_and_a_third_of_the_same_name_is_refused(tmp_path, folder):
     train(plan(tmp_path, folder))
     train(plan(tmp_path, folder, name="yours", iterations=2))
-    assert (kept(Folder.at(folder) / "mine"), kept(Folder.at(folder) / "yours")) == ([1, 2, 3], [1, 2])
+    assert (kept(Folder.at(folder) / "mine"), kept(Folder.at(folder) / "yours")) == ([1, 2, 3], [0, 1, 2])
     with pytest.raises(ConfigError, match=r"checkpoint\.folder = .*mine holds checkpoints of a run of that name"):
         train(plan(tmp_path / "new", folder))
     train(plan(tmp_path / "new", folder, iterations=1), overwrite=True)
-    assert (kept(Folder.at(folder) / "mine"), kept(Folder.at(folder) / "yours")) == ([1], [1, 2])
+    assert (kept(Folder.at(folder) / "mine"), kept(Folder.at(folder) / "yours")) == ([0, 1], [0, 1, 2])
 
 
 def test_resuming_passes_over_what_is_corrupt_and_says_so(tmp_path, folder, capsys):

@@ -219,7 +219,7 @@ def test_above_the_share_the_run_stops_says_why_and_goes_on_as_if_nothing_had_be
     assert reason in said
     assert f"guard.{'tied' if kind == 'constant' else 'missing'}_share = 0." in said
     assert "raypref resume" in said
-    assert [state.iteration for state in seen.states] == [1, 2]
+    assert [state.iteration for state in seen.states] == [0, 1, 2]
     resumed, _ = toy_run(experiment, resumed=seen.states[-1])
     assert resumed.final_checksum() == never_bad(lag)
 
