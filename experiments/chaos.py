@@ -104,7 +104,7 @@ class Chaos:
             process.kill()
         if role == "driver":
             return {-signal.SIGKILL}
-        return {128 + signal.SIGTERM, -signal.SIGTERM}  # the latter while workers start: nothing is computed yet
+        return {128 + signal.SIGTERM, -signal.SIGTERM}  # the latter as it leaves, all written
 
     def _count(self, role: str, kill: Callable[[], None]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -196,6 +196,7 @@ MUTANTS = [
     Mutant("models/stable_diffusion.py", '("",) * len(prompts) + prompts', 'prompts + ("",) * len(prompts)'),
     Mutant("models/stable_diffusion.py", "latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor", "latents.to(self.device, self.vae.dtype)"),
     Mutant("models/stable_diffusion.py", "unet_lora_adapter_metadata=metadata", ""),
+    Mutant("models/lora.py", 'dict(sorted(header["__metadata__"].items()))', 'header["__metadata__"]'),
     Mutant("models/lora.py", "network.enable_adapters()", "pass"),
     Mutant("models/lora.py", "/ config.lora_rank", ""),
     # Credit, Pareto, threshold, policy gradient, KL, timestep weights, reference, guidance, guards.

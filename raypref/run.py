@@ -28,7 +28,7 @@ from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime, Runtime
 from raypref.train.scorer import Judgement
-from raypref.train.stopped import StoppedRun, Terminated
+from raypref.train.stopped import StoppedRun
 
 
 def start_runtime(experiment: Experiment) -> Runtime:
@@ -141,6 +141,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     return evaluation
 
 
+@ending_in_order()
 def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
     """Starts workers, then prepares the directory: a run that cannot start leaves what was there untouched."""
     started = time.perf_counter()
@@ -176,9 +177,8 @@ def _loop(
 ) -> None:
     """The loop; a run that stops itself leaves a report, which shows what led there."""
     try:
-        with ending_in_order():
-            train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
-    except (DiskStop, Terminated):  # no room for a report, or no time
+        train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
+    except DiskStop:  # no room for a report
         raise
     except StoppedRun:
         with disk():

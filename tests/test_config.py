@@ -244,7 +244,10 @@ def test_a_resumed_run_may_not_change_its_numbers(config, monkeypatch, capsys, t
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(config.read_text())
     assert run_command(monkeypatch, "resume", str(folder), "method.beta=3.0") == 2
-    assert "an existing run may change only cluster, checkpoint.every, checkpoint.keep, guard, run.iterations" in capsys.readouterr().err
+    assert (
+        "an existing run may change only cluster, checkpoint.every, checkpoint.keep, guard, run.iterations"
+        in capsys.readouterr().err
+    )
 
 
 def test_overrides_keep_the_other_defaults_of_a_partial_table(config):

@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from experiments.chaos import workers
 from raypref.run_directory import RunDirectory
 from raypref.signals import ending_in_order
 from raypref.train.checkpoint import checkpoints, iteration_of
@@ -97,7 +99,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
     words = end_after(process, half.metrics, 3, signal.Signals[ending])
     assert process.returncode == code, words
     if ending == "SIGTERM":
-        assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; go on with `raypref resume`"
+        assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; if it had begun, `raypref resume` goes on"
         assert iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1]) >= 2
     finish("resume", half.path, "cluster.runtime=local")
     for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
@@ -105,6 +107,23 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
     assert [grid.name for grid in sorted(half.images.iterdir())] == [g.name for g in sorted(whole.images.iterdir())]
     for grid in half.images.iterdir():
         assert grid.read_bytes() == (whole.images / grid.name).read_bytes()
+
+
+@pytest.mark.ray
+def test_a_run_that_is_ended_while_its_workers_start_leaves_nothing(tmp_path, random_model):
+    process = start("train", config(tmp_path, random_model, 1, "ray"), "run.name=early")
+    deadline = time.monotonic() + 60
+    while not list(workers(psutil.Process(process.pid))):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cluster = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    words = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM, words
+    assert words.strip().splitlines()[-1].startswith("error: ended by SIGTERM")
+    assert psutil.wait_procs(cluster, timeout=30)[1] == []
+    assert not (tmp_path / "runs" / "early").exists()
 
 
 def end_twice(ending):

@@ -15,4 +15,4 @@ class Terminated(StoppedRun):
         self.signal_number = signal_number
 
     def __str__(self) -> str:
-        return f"ended by {signal.Signals(self.signal_number).name}; go on with `raypref resume`"
+        return f"ended by {signal.Signals(self.signal_number).name}; if it had begun, `raypref resume` goes on"
