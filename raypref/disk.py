@@ -76,6 +76,10 @@ class DiskGuard(Observer):
         with self.writing():
             self.observer.checkpointed(state)
 
+    def trained(self, export: Callable[[Path], None]) -> None:
+        with self.writing():
+            self.observer.trained(export)
+
     def learner_lost(self, iteration: int, why: str) -> None:
         with self.writing():
             self.observer.learner_lost(iteration, why)

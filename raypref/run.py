@@ -156,8 +156,6 @@ def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory]
                 directory = prepare()
                 recorder = Recorder(experiment, directory, display, state, started)
             _loop(experiment, runtime, recorder, disk, state)
-            with disk():
-                runtime.export_lora(directory.lora)
         finally:
             runtime.close()
         with disk():
@@ -255,6 +253,9 @@ class Recorder(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints(self.experiment), state, self.experiment.checkpoint.keep)
+
+    def trained(self, export: Callable[[Path], None]) -> None:
+        export(self.directory.lora)
 
     def learner_lost(self, iteration: int, why: str) -> None:
         self.directory.forget_after(iteration)

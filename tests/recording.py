@@ -1,5 +1,6 @@
 """A small experiment on the random model, and an observer that remembers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from raypref.core.search import Search
@@ -54,6 +55,9 @@ class Recording(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         self.states.append(state)
+
+    def trained(self, export: Callable[[Path], None]) -> None:
+        """Nothing to remember."""
 
     def learner_lost(self, iteration: int, why: str) -> None:
         self.losses.append((iteration, why))

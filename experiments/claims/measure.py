@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -111,6 +112,9 @@ class Curves(Observer):
         self.alarms += sum(alarms.values())
 
     def checkpointed(self, state: TrainState) -> None:
+        pass
+
+    def trained(self, export: Callable[[Path], None]) -> None:
         pass
 
     def learner_lost(self, iteration: int, why: str) -> None:

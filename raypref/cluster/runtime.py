@@ -60,14 +60,13 @@ class RayRuntime(Runtime):
         try:
             for scorer in self.scorers:
                 self.pool.wait_other(scorer.ready.options(max_task_retries=-1).remote(), "a reward worker's start")
-            self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
+            self._wait_learner()
             self.pool.wait_ready()
         except Silence as problem:
             raise Silence(
                 f"{problem}. The run asks for {cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the "
                 f"cluster has {ray.cluster_resources()}, of which free: {ray.available_resources()}"
             ) from None
-        self._ask_learner("weights", 0, versions=[0])
 
     def _spawn_sampler(self) -> Any:
         cluster = self.experiment.cluster
@@ -82,6 +81,13 @@ class RayRuntime(Runtime):
     def _spawn_learner(self) -> Any:
         # It never restarts by itself: a fresh learner that answered in the place of a trained one would go unnoticed.
         return self._spawn(LearnerWorker, self.experiment.cluster.learner_gpus, self.experiment)
+
+    def _wait_learner(self) -> None:
+        try:
+            self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
+        except RayActorError as problem:
+            self._learner_is_lost = True  # `restore` starts another
+            logger.warning("the learner was lost while it started; another is started: %s", problem)
 
     def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
         threads = str(self.experiment.run.num_threads)
@@ -154,14 +160,17 @@ class RayRuntime(Runtime):
     def state(self) -> LearnerState:
         return unpack(self._ask_learner("state"))
 
-    def restore(self, state: LearnerState) -> None:
+    def restore(self, state: LearnerState | None) -> None:
         self.pool.forget()
         self._jobs.clear()
         self._weights.clear()
         if self._learner_is_lost:
             ray.kill(self.learner)
             self.learner, self._learner_is_lost = self._spawn_learner(), False
-        self._ask_learner("restore", pack(state), versions=sorted(state.history))
+        if state is None:
+            self._ask_learner("weights", 0, versions=[0])
+        else:
+            self._ask_learner("restore", pack(state), versions=sorted(state.history))
 
     def roll_back(self, state: LearnerState, version: int) -> None:
         self._ask_learner("roll_back", pack(state), version, versions=[version])

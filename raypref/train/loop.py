@@ -3,8 +3,9 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -36,6 +37,10 @@ class Observer(ABC):
     @abstractmethod
     def checkpointed(self, state: TrainState) -> None:
         """At each point that a run can be resumed from."""
+
+    @abstractmethod
+    def trained(self, export: Callable[[Path], None]) -> None:
+        """After the last iteration; `export` writes the policy into a folder, for diffusers."""
 
     @abstractmethod
     def learner_lost(self, iteration: int, why: str) -> None:
@@ -83,25 +88,25 @@ def _keep(observer: Observer, state: TrainState, ended: BaseException) -> None:
 def _finished(
     experiment: Experiment, runtime: Runtime, observer: Observer, resumed: TrainState | None
 ) -> Iterator[TrainState]:
-    """Every state that a run comes through, whatever becomes of its learner."""
-    state = resumed or TrainState(0, 0, 0.0, math.nan, runtime.state())
-    restore, losses = resumed is not None, list[str]()
-    while restore or state.iteration < experiment.run.iterations:
+    """Every state that a run comes through, and the export at its end, whatever becomes of its learner."""
+    state, losses, done = resumed, list[str](), False
+    while not done:
         try:
-            if restore:
-                runtime.restore(state.learner)
-                restore = False
+            runtime.restore(None if state is None else state.learner)
+            state = state or TrainState(0, 0, 0.0, math.nan, runtime.state())
             iterations = _iterations(experiment, runtime, observer, state)
             for state in iterations:
                 losses.clear()
                 yield state
+            observer.trained(runtime.export_lora)
+            done = True
         except LearnerLost as lost:
             losses.append(str(lost))
+            iteration = 0 if state is None else state.iteration
             if len(losses) == MAX_LOSSES:
                 told = "; ".join(losses)
-                raise LearnerLost(f"iteration {state.iteration} has cost {MAX_LOSSES} learners: {told}") from lost
-            observer.learner_lost(state.iteration, str(lost))
-            restore = True
+                raise LearnerLost(f"iteration {iteration} has cost {MAX_LOSSES} learners: {told}") from lost
+            observer.learner_lost(iteration, str(lost))
 
 
 def _iterations(

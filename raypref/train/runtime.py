@@ -42,8 +42,8 @@ class Runtime(ABC):
         """Everything that the learner would need to go on."""
 
     @abstractmethod
-    def restore(self, state: LearnerState) -> None:
-        """Goes on from there; what was requested before is forgotten."""
+    def restore(self, state: LearnerState | None) -> None:
+        """Goes on from there, or from the start; what was requested before is forgotten. It comes first of all."""
 
     @abstractmethod
     def roll_back(self, state: LearnerState, version: int) -> None:
@@ -94,9 +94,10 @@ class LocalRuntime(Runtime):
     def state(self) -> LearnerState:
         return learner_state(self.learner)
 
-    def restore(self, state: LearnerState) -> None:
+    def restore(self, state: LearnerState | None) -> None:
         self._requested.clear()
-        restore_learner(self.learner, state)
+        if state is not None:
+            restore_learner(self.learner, state)
 
     def roll_back(self, state: LearnerState, version: int) -> None:
         roll_back(self.learner, state, version)

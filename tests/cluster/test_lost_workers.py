@@ -4,10 +4,12 @@ import dataclasses
 import os
 import re
 import signal
+import sys
 
 import pytest
 import ray
 
+from raypref.cluster.pool import Pool
 from raypref.cluster.runtime import RayRuntime
 from raypref.train.experiment import CheckpointConfig, ClusterConfig
 from raypref.train.loop import train
@@ -15,6 +17,8 @@ from raypref.train.runtime import LocalRuntime
 from tests.recording import Recording, small_experiment
 
 pytestmark = pytest.mark.ray
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
 
 
 class Killer(Recording):
@@ -54,16 +58,30 @@ def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samp
     runtime = RayRuntime(experiment)
     seen = Killer(runtime, targets)
     try:
+        if samplers == 1:  # before anything is asked of it
+            os.kill(seen.pid("learner"), signal.SIGKILL)
         train(experiment, runtime, seen)
     finally:
         runtime.close()
     assert not seen.targets
     assert re.search(r"a sampler, process \d+ on node [\d.]+, died; its chunks are computed again", caplog.text)
     assert re.search(r"(?s)a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
-    assert [iteration for iteration, _ in seen.losses] == [
-        iteration for iteration in targets if "learner" in targets[iteration]
-    ]
+    assert [iteration for iteration, _ in seen.losses] == ([0, 2] if samplers == 1 else [0])
     assert seen.final_checksum() == whole.final_checksum()
     assert [report.metrics for report in seen.reports] == [report.metrics for report in whole.reports]
     for iteration, judged in whole.judgements.items():
         assert seen.judgements[iteration][0].images.equal(judged[0].images)
+
+
+class Stillborn:
+    def ready(self):
+        os._exit(1)
+
+
+def test_a_learner_that_is_lost_while_it_starts_does_not_end_the_run(ray_cluster, caplog):
+    runtime = object.__new__(RayRuntime)
+    runtime.pool, runtime._learner_is_lost = Pool(lambda: None, 0, 1, 60.0), False
+    runtime.learner = ray.remote(Stillborn).options(num_cpus=0).remote()
+    runtime._wait_learner()
+    assert runtime._learner_is_lost  # `restore`, which comes first, then starts another
+    assert "the learner was lost while it started" in caplog.text

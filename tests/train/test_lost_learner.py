@@ -6,11 +6,24 @@ import pytest
 import torch
 
 from raypref.train.experiment import CheckpointConfig, EvaluateConfig
+from raypref.train.learner import Learner
 from raypref.train.loop import train
 from raypref.train.runtime import LearnerLost
 from raypref.train.stopped import Terminated
 from tests.recording import Recording
 from tests.toy_runtime import ToyRuntime, toy_experiment, toy_run
+from tests.toys import ToyDenoiser
+
+
+class Exporting(Recording):
+    """Exports into a file."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def trained(self, export):
+        export(self.file)
 
 
 class Mortal(ToyRuntime):
@@ -39,7 +52,13 @@ class Mortal(ToyRuntime):
 
     def restore(self, state):
         self._call("restore")
+        if state is None:
+            self.learner = Learner(ToyDenoiser(), self.learner.experiment)
         super().restore(state)
+
+    def export_lora(self, folder):
+        self._call("export")
+        folder.write_text(self.learner.weights(4).manifest.checksum)
 
     def picture(self, chunks, version, search=None):
         self._call("picture")
@@ -58,16 +77,18 @@ def plan(lag, **sections):
         {("update", 1)},
         {("update", 3), ("state", 4)},
         {("picture", 1), ("picture", 3)},
-        {("state", 5), ("restore", 1)},
+        {("state", 5), ("restore", 2)},
+        {("restore", 1), ("state", 1)},
+        {("export", 1)},
     ],
 )
-def test_a_lost_learner_changes_no_bit(lag, deaths):
+def test_a_lost_learner_changes_no_bit(tmp_path, lag, deaths):
     experiment = plan(lag)
     whole, _ = toy_run(experiment)
-    seen, runtime = Recording(), Mortal(experiment, deaths)
+    seen, runtime = Exporting(tmp_path / "lora"), Mortal(experiment, deaths)
     train(experiment, runtime, seen)
     assert len(seen.losses) == len(deaths)
-    assert seen.final_checksum() == whole.final_checksum()
+    assert seen.final_checksum() == whole.final_checksum() == seen.file.read_text()
     assert [report.metrics for report in seen.reports] == [report.metrics for report in whole.reports]
     assert seen.judgements.keys() == whole.judgements.keys()
     for iteration, judged in whole.judgements.items():
