@@ -59,6 +59,7 @@ TESTS = {
     "train/loop.py": "tests/train/test_guards.py tests/train/test_lost_learner.py tests/test_disk.py",
     "train/canary.py": "tests/train/test_canary.py",
     "signals.py": "tests/test_ended_runs.py",
+    "cluster/connect.py": "tests/test_ended_runs.py",
     "cluster/pool.py": "tests/cluster/test_pool.py",
     "cluster/remote_scoring.py": "tests/cluster/test_remote_scoring.py",
     "cluster/runtime.py": "tests/cluster/test_lost_workers.py",
@@ -245,7 +246,7 @@ MUTANTS = [
     Mutant("train/asked.py", "if found.shape != (count,):", "if False:"),
     Mutant("train/asked.py", " or not found.is_floating_point()", ""),
     Mutant("train/asked.py", "[:REASON_LENGTH]", ""),
-    Mutant("train/scorer.py", "    if scores.isnan().all():\n        return torch.zeros_like(x_0)\n", ""),
+    Mutant("train/asked.py", "        if scores.isnan().all():  # it has been said why\n            return torch.zeros_like(x_0), {}\n", ""),
     Mutant("train/scorer.py", "failures=together(*(part.failures for part in parts))", "failures={}"),
     Mutant("train/sampler.py", "spent.failures = together(spent.failures, scores.failures)", "spent.failures = scores.failures"),
     Mutant("train/sampler.py", "failures=together(judgement.failures, scores.failures)", "failures=judgement.failures"),
@@ -263,6 +264,13 @@ MUTANTS = [
     Mutant("train/state.py", "replace(state, history=kept | {version: renamed})", "replace(state, history={version: good})"),
     # Lost workers, and the proof of weights.
     Mutant("train/canary.py", "if not difference <= tolerance:", "if False:"),
+    Mutant("core/weights.py", "self.version, self.checksum = UNPROVED  #", "pass  #"),
+    Mutant("train/checkpoint.py", "if SUMS in target.names():\n        return target", "pass"),
+    Mutant("train/loop.py", " or state.iteration == experiment.run.iterations", ""),
+    Mutant("train/loop.py", "            observer.checkpointed(state)\n            raise", "            raise"),
+    Mutant("cluster/remote_scoring.py", "first = self._whereabouts.get(worker) == place", "first = place is not None"),
+    Mutant("cluster/connect.py", "if ours and ended.code == signal.SIGTERM:", "if False:"),
+    Mutant("cluster/pool.py", "if late:  #", "if False:  #"),
     Mutant("train/sampler.py", "self._canary.prove(weights, self.sync_tolerance)", "pass"),
     Mutant("train/loop.py", "runtime.restore(None if state is None else state.learner)", "pass"),
     Mutant("train/loop.py", "losses.clear()", "pass"),
@@ -314,7 +322,7 @@ def _caught(mutant: Mutant) -> bool:
     """Runs in a process of its own, forked after the slow imports and before any of raypref."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
         copy = Path(folder).resolve()
-        for name in ("raypref", "tests"):
+        for name in ("raypref", "tests", "experiments"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
         (copy / "raypref" / "assets").symlink_to(ROOT / "raypref" / "assets")
         shutil.copy(ROOT / "pyproject.toml", copy)

@@ -4,7 +4,9 @@ Leaves runs/soak/memory.jsonl and docs/soak.svg; the last line is JSON. Flat mea
 its last fifth no process, and not the object store, has grown by more than LIMIT.
 """
 
+import contextlib
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -56,7 +58,8 @@ class Watch(threading.Thread):
         while not self.over.wait(SECONDS):
             done = len(self.directory.rows(self.directory.metrics))
             if done and ray.is_initialized():
-                self.rows.append({"iteration": done} | memory(driver))
+                with contextlib.suppress(psutil.Error):  # a process that just ends
+                    self.rows.append({"iteration": done} | memory(driver))
 
 
 def growth(rows: list[Row], name: str) -> float:
@@ -79,6 +82,7 @@ def draw(rows: list[Row], names: list[str]) -> None:
 def main() -> None:
     experiment = load_experiment(CONFIG, sys.argv[1:])
     directory = RunDirectory(Path(experiment.run.output_dir) / experiment.run.name)
+    shutil.rmtree(directory.path, ignore_errors=True)
     watch = Watch(directory)
     watch.start()
     train(experiment, overwrite=True)
@@ -88,7 +92,8 @@ def main() -> None:
     names = [name for name in rows[0] if name != "iteration"]
     draw(rows, names)
     grown = {name: round(growth(rows, name), 4) for name in names}
-    flat = all(share < LIMIT for share in grown.values())
+    watched = rows[-1]["iteration"] > 0.98 * experiment.run.iterations
+    flat = watched and all(share < LIMIT for share in grown.values())
     last = {name: round(rows[-1][name], 1) for name in names}
     print(json.dumps({"iterations": experiment.run.iterations, "flat": flat, "growth": grown, "megabytes": last}))
     sys.exit(not flat)

@@ -199,7 +199,7 @@ class Recorder(Observer):
         started: float,
     ) -> None:
         self.experiment, self.directory, self.display, self.started = experiment, directory, display, started
-        self._events = Tracker(experiment.run, directory, 0 if state is None else state.iteration)
+        self._events = Tracker(experiment.run, directory, None if state is None else state.iteration)
         self._seconds = 0.0 if state is None else state.seconds
         earlier = directory.rows(directory.timings)
         self._earlier_wall = earlier[-1]["wall_seconds"] if earlier else 0.0
@@ -262,7 +262,7 @@ class Recorder(Observer):
         earlier = self.directory.rows(self.directory.timings)
         self._seconds = earlier[-1]["seconds"] if earlier else 0.0
         self._events.forget_after(iteration)
-        self.display.say(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
+        warn(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:
         self._events.close()

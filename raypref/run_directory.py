@@ -34,6 +34,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
+        self.settings = path / "settings.json"
         self.metrics = path / "metrics.jsonl"
         self.timings = path / "timings.jsonl"
         self.evaluations = path / "evaluations.jsonl"
@@ -109,22 +110,37 @@ class RunDirectory:
         return directory
 
     def write_config(self, experiment: Experiment) -> None:
-        """Keeps the resolved config; prompts are the copies beside it, and local folders are absolute."""
-        tables = resolved(experiment)
-        tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
-        if Path(experiment.model.path).is_dir():
-            tables["model"]["path"] = str(Path(experiment.model.path).resolve())
-        if experiment.checkpoint.folder:
-            tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
-        replace_text(self.config, tomli_w.dumps(tables))
+        """Keeps the resolved config, and a copy by which a later edit of it, or of the prompts, is noticed."""
+        replace_text(self.settings, json.dumps(_settings(experiment), indent=2) + "\n")
+        replace_text(self.config, tomli_w.dumps(_tables(experiment)))
 
     def experiment(self) -> Experiment:
         """The experiment that this directory was made for, whether or not it could run here."""
         return build_experiment(read_toml(self.config), self.path)
 
     def changed(self, overrides: Sequence[str], allowed: Sequence[str]) -> Experiment:
-        """The same with overrides of what is allowed to change, checked to run here."""
-        return load_changed(self.config, overrides, allowed)
+        """The same with overrides of what is allowed to change, checked to run here.
+
+        Raises:
+            ConfigError: where anything else is not what the run was made with, by an override or by an edit of its
+                files: the run's numbers would change.
+        """
+        changed = load_changed(self.config, overrides)
+        made_with = json.loads(self.settings.read_text()) if self.settings.exists() else _settings(self.experiment())
+        now = _settings(changed)
+        differing = [
+            name
+            for name in sorted(now.keys() | made_with.keys())
+            if now.get(name) != made_with.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in allowed)
+        ]
+        if differing:
+            told = [name if name.endswith("prompts") else f"{name} = {now.get(name)!r}" for name in differing]
+            was = [name if name.endswith("prompts") else f"{made_with.get(name)!r}" for name in differing]
+            raise ConfigError(
+                f"{', '.join(told)}: an existing run may change only {', '.join(allowed)}; it was made with "
+                f"{', '.join(was)}"
+            )
+        return changed
 
     def rewound(self, experiment: Experiment, iteration: int) -> "RunDirectory":
         """This directory, ready to go on after `iteration`."""
@@ -178,6 +194,24 @@ class RunDirectory:
     def grid(self, iteration: int) -> Path:
         """The picture grid of an evaluation: a row a prompt, the same seeds at every iteration."""
         return self.images / f"{iteration:06d}.png"
+
+
+def _tables(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """The config of a run directory: prompts are the copies beside it, and local folders are absolute."""
+    tables = resolved(experiment)
+    tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
+    if Path(experiment.model.path).is_dir():
+        tables["model"]["path"] = str(Path(experiment.model.path).resolve())
+    if experiment.checkpoint.folder:
+        tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
+    return tables
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Every setting by its address, the prompts themselves among them, as JSON gives them back."""
+    flat = {f"{section}.{key}": value for section, table in _tables(experiment).items() for key, value in table.items()}
+    flat |= {"run.prompts": experiment.prompts, "run.heldout_prompts": experiment.heldout_prompts}
+    return json.loads(json.dumps(flat))
 
 
 def replace_text(file: Path, text: str) -> None:

@@ -28,9 +28,10 @@ def ending_in_order() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if received:
-            raise Terminated(received[0]) from None
-        raise
+        if not received:
+            raise
     finally:
         for ending, handler in before.items():
             signal.signal(ending, handler)
+    if received:  # even where a destructor has swallowed the interrupt
+        raise Terminated(received[0])

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from raypref.checks import ConfigError
 from raypref.cli import main
 from raypref.config import load_experiment, resolved
 from raypref.core.search import Guidance
 from raypref.methods.rdpo import RDPO
+from raypref.run import RESUMABLE
+from raypref.run_directory import RunDirectory
 
 GOOD = """
 [run]
@@ -248,6 +251,20 @@ def test_a_resumed_run_may_not_change_its_numbers(config, monkeypatch, capsys, t
         "an existing run may change only cluster, checkpoint.every, checkpoint.keep, guard, run.iterations"
         in capsys.readouterr().err
     )
+
+
+def test_an_edit_of_a_run_s_own_files_is_noticed(config, tmp_path):
+    directory = RunDirectory.create(load_experiment(config, [f"run.output_dir={tmp_path / 'runs'}"]))
+    directory.changed(["cluster.samplers=7", "run.iterations=9"], RESUMABLE)
+    text = directory.config.read_text()
+    directory.config.write_text(text.replace("seed = 0", "seed = 1").replace("beta = 0.1", "beta = 0.5"))
+    (directory.path / "prompts.txt").write_text("another\n")
+    with pytest.raises(ConfigError) as caught:
+        directory.changed(["cluster.samplers=7"], RESUMABLE)
+    assert str(caught.value).startswith(
+        "method.beta = 0.5, run.prompts, run.seed = 1: an existing run may change only cluster, "
+    )
+    assert str(caught.value).endswith("it was made with 0.1, run.prompts, 0")
 
 
 def test_overrides_keep_the_other_defaults_of_a_partial_table(config):

@@ -1,5 +1,6 @@
 """A process that is ended, in order or not, leaves a run that `raypref resume` brings to the very same end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from experiments.chaos import workers
+from raypref.cluster.connect import _init
 from raypref.run_directory import RunDirectory
 from raypref.signals import ending_in_order
 from raypref.train.checkpoint import checkpoints, iteration_of
@@ -141,3 +143,19 @@ def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
         end_twice(ending)
     assert caught.value.signal_number == ending
     assert signal.getsignal(ending) == before
+
+
+def test_a_signal_that_a_destructor_swallows_still_ends_the_run():
+    with pytest.raises(Terminated), ending_in_order(), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_while_ray_starts_is_one_like_any_other(monkeypatch):
+    def init(**settings):  # as Ray does
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(Terminated) as caught, ending_in_order():
+        _init()
+    assert caught.value.signal_number == signal.SIGTERM

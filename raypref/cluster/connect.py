@@ -37,6 +37,13 @@ def connect(experiment: Experiment) -> bool:
 def _init(**settings: Any) -> None:
     """Ray takes SIGTERM for itself, in Python and below; whoever handled it before does so again afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level="ERROR", **settings)
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+    except SystemExit as ended:
+        if ours and ended.code == signal.SIGTERM:  # it came meanwhile, and this is what Ray makes of it
+            handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, handler)

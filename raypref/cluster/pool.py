@@ -83,9 +83,12 @@ class Pool:
     jobs are done again. A job that lost a sampler is from then on alone on the next, so that the blame is its own.
     """
 
-    def __init__(self, spawn: Callable[[], Any], count: int, slots: int, timeout: float) -> None:
-        """Starts `count` samplers, actors that `spawn` makes."""
-        self.spawn, self.slots, self.timeout = spawn, slots, timeout
+    def __init__(
+        self, spawn: Callable[[], Any], count: int, slots: int, timeout: float, scoring_timeout: float = 0.0
+    ) -> None:
+        """Starts `count` samplers, actors that `spawn` makes. A job may take `scoring_timeout` longer than all else: a
+        sampler is not to blame for the reward worker that it waits for."""
+        self.spawn, self.slots, self.timeout, self.scoring_timeout = spawn, slots, timeout, scoring_timeout
         self.seats = [Seat() for _ in range(count)]
         self._queue: deque[Job] = deque()
         self._running: dict[Any, Running] = {}  # by receipt
@@ -160,7 +163,9 @@ class Pool:
         deadlines += [seat.deadline for seat in self._starting.values()]
         until = min([deadline, *deadlines])
         awaited = [*others, *self._running, *self._starting]
-        ready, _ = ray.wait(awaited, num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        ready, late = ray.wait(awaited, num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if late:  # the driver may have been busy elsewhere: who has answered meanwhile is not late
+            ready += ray.wait(late, num_returns=len(late), timeout=0)[0]
         for reference in ready:
             if reference in self._running:
                 self._settle(reference)
@@ -197,7 +202,8 @@ class Pool:
 
     def _replace_late(self) -> None:
         """Replaces whoever is taken for hung."""
-        now, late = time.monotonic(), f"gave no answer for {self.timeout:g} s (cluster.timeout)"
+        now, limit = time.monotonic(), self.timeout + self.scoring_timeout
+        late = f"gave no answer for {limit:g} s (cluster.timeout, and that of a reward worker)"
         for running in [running for running in self._running.values() if running.deadline <= now]:
             if running.seat.whereabouts is not None:  # not replaced just now, for its other job
                 self._replace(running.seat, [running.job], late)
@@ -248,6 +254,7 @@ class Pool:
             logger.warning("a sampler was lost while it started; another is started: %s", why)
             self._fill(seat)
             return
+        ray.kill(seat.actor)
         self.seats.remove(seat)
         if not self.seats:
             raise NobodyLeft(f"no sampler can be started: {why}")
@@ -265,5 +272,6 @@ class Pool:
     def _start(self, job: Job, seat: Seat, slots: int) -> None:
         call = getattr(seat.actor, job.method).options(num_returns=2)
         result, receipt = call.remote(job.chunk, *job.arguments)
-        self._running[receipt] = Running(job, seat, slots, result, time.monotonic() + self.timeout)
+        deadline = time.monotonic() + self.timeout + self.scoring_timeout
+        self._running[receipt] = Running(job, seat, slots, result, deadline)
         seat.load += slots

@@ -20,7 +20,8 @@ class RemoteScoring(Scoring):
     """Reward workers by their actors' names, taken in turn; where one fails, the next is asked.
 
     A worker that dies starts again; one that is silent for `timeout` seconds is ended, and does too. One that raises
-    has answered, and stays: errors of rewards are caught within (`raypref.train.asked`), so this is the decoder's.
+    has answered, and stays: errors of rewards are caught within (`raypref.train.asked`), so this is the decoder's, or
+    a model that could not be loaded.
     """
 
     def __init__(self, workers: list[str], timeout: float) -> None:
@@ -54,14 +55,14 @@ class RemoteScoring(Scoring):
             except RayTaskError as problem:
                 if isinstance(problem.cause, StoppedRun):
                     raise problem.cause from None
-                losses.append(f"{place} raised {problem.cause!r}")
+                losses.append(f"{_describe(place)} raised {problem.cause!r}")
             except GetTimeoutError:
                 late = f"gave no answer for {self.timeout:g} s (cluster.timeout / 4 and guard.reward_timeout)"
                 losses.append(f"{_describe(place)} {late}")
                 if self._forget(worker, place):
                     ray.kill(worker, no_restart=False)
-            except (RayActorError, ObjectLostError):
-                losses.append(f"{_describe(place)} died")
+            except (RayActorError, ObjectLostError) as problem:
+                losses.append(f"{_describe(place)} died" if place else f"a worker cannot start: {problem}")
                 self._forget(worker, place)
             self._incidents.append(f"a reward worker, {losses[-1]}; its pictures are scored again")
         raise Quarantined(
@@ -77,11 +78,11 @@ class RemoteScoring(Scoring):
         return self._whereabouts[worker]
 
     def _forget(self, worker: Any, place: Whereabouts | None) -> bool:
-        """Whether this was the first to find that the worker is no longer there: a sampler has jobs side by side."""
-        known = place is not None and self._whereabouts.get(worker) == place
-        if known:
-            del self._whereabouts[worker]
-        return known
+        """Whether nobody has found before that the worker is lost: a sampler has jobs side by side."""
+        first = self._whereabouts.get(worker) == place
+        if first:
+            self._whereabouts.pop(worker, None)
+        return first
 
 
 def _describe(place: Whereabouts | None) -> str:

@@ -54,7 +54,8 @@ class RayRuntime(Runtime):
             scorer = self._spawn(ScorerWorker, cluster.reward_gpus, self.experiment, name=name, max_restarts=-1)
             self.scorers.append(scorer)
         self.learner, self._learner_is_lost = self._spawn_learner(), False
-        self.pool = Pool(self._spawn_sampler, cluster.samplers, cluster.chunks_in_flight, cluster.timeout)
+        patience = cluster.timeout, self.experiment.scoring_timeout()
+        self.pool = Pool(self._spawn_sampler, cluster.samplers, cluster.chunks_in_flight, *patience)
         self._jobs: dict[int, list[Job]] = {}
         self._weights: dict[int, Any] = {}
         try:
@@ -83,11 +84,20 @@ class RayRuntime(Runtime):
         return self._spawn(LearnerWorker, self.experiment.cluster.learner_gpus, self.experiment)
 
     def _wait_learner(self) -> None:
-        try:
-            self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
-        except RayActorError as problem:
-            self._learner_is_lost = True  # `restore` starts another
-            logger.warning("the learner was lost while it started; another is started: %s", problem)
+        """Returns once a learner has loaded its model: the first, or one of those that take its place.
+
+        Raises:
+            LearnerLost: where MAX_LOSSES in a row were lost while they started.
+        """
+        for attempt in range(1, MAX_LOSSES + 1):
+            try:
+                self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
+                return
+            except RayActorError as problem:
+                if attempt == MAX_LOSSES:
+                    raise LearnerLost(f"no learner can be started: {problem}") from problem
+                logger.warning("the learner was lost while it started; another is started: %s", problem)
+                self.learner = self._spawn_learner()
 
     def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
         threads = str(self.experiment.run.num_threads)

@@ -1,6 +1,7 @@
 """The three roles as actors: plain classes that pack and unpack; `ray.remote` is applied where they are spawned."""
 
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
+from raypref.train.scorer import Scorer
 from raypref.train.state import learner_state, restore_learner, roll_back
 
 Packed = Any
@@ -20,9 +22,15 @@ class ScorerWorker:
     """A reward worker: decodes and scores. Stateless, so a lost call is simply made again."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.scorer = build_scorer(experiment)
+        self.experiment = experiment
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Loaded by the first call: Ray never restarts an actor whose constructor has raised, not even once."""
+        return build_scorer(self.experiment)
 
     def ready(self) -> Whereabouts:
+        assert self.scorer
         return Whereabouts.own()
 
     def score(self, request: Packed) -> Packed:
@@ -37,9 +45,7 @@ class SamplerWorker:
     became of reward workers meanwhile, tells the driver that it is there without pulling it over."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        rewards = 1 + len(experiment.reward.also) + len(experiment.evaluate.rewards)
-        hanging = rewards * experiment.guard.reward_timeout  # a worker whose rewards all hang still answers
-        self.scoring = RemoteScoring(scorers, experiment.cluster.timeout / 4 + hanging)
+        self.scoring = RemoteScoring(scorers, experiment.scoring_timeout())
         self.sampler = build_sampler(experiment, self.scoring)
 
     def ready(self) -> Whereabouts:

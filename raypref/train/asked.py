@@ -63,6 +63,21 @@ class Asked:
         except BadAnswer as problem:
             return Answer(torch.full((len(images),), torch.nan), self._of(problem, images))
 
+    def gradient(
+        self, scores: Float[Tensor, " N"], x_0: Float[Tensor, "N C H W"]
+    ) -> tuple[Float[Tensor, "N C H W"], dict[str, int]]:
+        """Of the scores in what they were computed from, zero where there is none; and why."""
+
+        def ask() -> Tensor:
+            return torch.autograd.grad(scores.nansum(), x_0)[0]
+
+        if scores.isnan().all():  # it has been said why
+            return torch.zeros_like(x_0), {}
+        try:
+            return self._within_patience(ask), {}
+        except BadAnswer as problem:
+            return torch.zeros_like(x_0), self._of(problem, x_0)
+
     def accuracy(
         self, images: Float[Tensor, "N 3 H W"], prompts: tuple[str, ...]
     ) -> tuple[dict[str, Float[Tensor, " N"]], dict[str, int]]:
@@ -77,8 +92,8 @@ class Asked:
         except BadAnswer as problem:
             return {}, self._of(problem, images)
 
-    def _of(self, problem: BadAnswer, images: Float[Tensor, "N 3 H W"]) -> dict[str, int]:
-        return {f"{self.name} {problem}"[:REASON_LENGTH]: len(images)}
+    def _of(self, problem: BadAnswer, pictures: Tensor) -> dict[str, int]:
+        return {f"{self.name} {problem}"[:REASON_LENGTH]: len(pictures)}
 
     def _within_patience(self, ask: Callable[[], T]) -> T:
         """What `ask` returns.

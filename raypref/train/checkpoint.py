@@ -41,8 +41,13 @@ class TrainState:
 
 
 def write_checkpoint(folder: Folder, state: TrainState, keep: int) -> Folder:
-    """Writes `folder/ITERATION`, then deletes all but the newest `keep`, and what a kill left unfinished."""
+    """Writes `folder/ITERATION`, then deletes all but the newest `keep`, and what a kill left unfinished.
+
+    One that is complete stays: the same iteration of a run is the same bits.
+    """
     target = folder / f"{state.iteration:06d}"
+    if SUMS in target.names():
+        return target
     _discard(target)
     contents = dict(zip(FILES, (save(_tensors(state)), json.dumps(_facts(state)).encode()), strict=True))
     for name, content in contents.items():

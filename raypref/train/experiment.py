@@ -298,6 +298,11 @@ class Experiment:
     prompts: tuple[str, ...] = ()
     heldout_prompts: tuple[str, ...] = ()
 
+    def scoring_timeout(self) -> float:
+        """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
+        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
+        return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
+
     def policy_version(self, iteration: int) -> int:
         """The version of the weights that iteration's rollouts use; version v is the policy after v iterations."""
         return max(0, iteration - self.run.lag)

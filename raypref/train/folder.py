@@ -100,9 +100,8 @@ def _os_errors(place: Folder) -> Iterator[None]:
     """Filesystems raise what their clients raise, such as botocore's errors: here it becomes an OSError with a path."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except Exception as problem:
         if isinstance(problem, OSError) and problem.errno is not None:
             raise
-        raise OSError(errno.EIO, f"{type(problem).__name__}: {problem}", str(place)) from problem
+        number = errno.ENOENT if isinstance(problem, FileNotFoundError) else errno.EIO
+        raise OSError(number, f"{type(problem).__name__}: {problem}", str(place)) from problem

@@ -63,7 +63,7 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
     state, kept, writing = resumed, -1 if resumed is None else resumed.iteration, False
     try:
         for state in _finished(experiment, runtime, observer, resumed):
-            if state.iteration % experiment.checkpoint.every == 0:
+            if state.iteration % experiment.checkpoint.every == 0 or state.iteration == experiment.run.iterations:
                 writing = True
                 observer.checkpointed(state)
                 writing, kept = False, state.iteration
@@ -72,15 +72,16 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
         if state is not None and kept < state.iteration and not failed:
             _keep(observer, state, ended)
         raise
-    assert state is not None
-    if kept < state.iteration:
-        observer.checkpointed(state)
 
 
 def _keep(observer: Observer, state: TrainState, ended: BaseException) -> None:
     """The checkpoint of a run that ends too soon; should it fail too, why the run ends is still what counts."""
     try:
-        observer.checkpointed(state)
+        try:
+            observer.checkpointed(state)
+        except KeyboardInterrupt:  # the first signal, of which there is one: see `raypref.signals`
+            observer.checkpointed(state)
+            raise
     except Exception as problem:
         raise ended from problem
 

@@ -39,7 +39,7 @@ class SampledRollout:
     seconds_denoising: float
     seconds_scoring: float
     syncs: int = 0
-    """Versions of the weights that were installed and proved for it: 0 where another chunk came first."""
+    """Versions of the weights that this sampler has proved since its last rollout; with pictures in between, theirs."""
     seconds_syncing: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
     """Why, and of how many pictures, a reward gave no score."""
@@ -47,12 +47,10 @@ class SampledRollout:
 
 @dataclass
 class Spent:
-    """What a search cost, in seconds, versions and missing scores; it grows while the search runs."""
+    """What a search cost, in seconds and missing scores; it grows while the search runs."""
 
     denoising: float = 0.0
     scoring: float = 0.0
-    syncing: float = 0.0
-    syncs: int = 0
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -68,11 +66,14 @@ class Sampler:
         self._network = threading.Lock()
         self._canary = Canary(denoiser, self.process, sampling.guidance_scale)
         self._proved: deque[tuple[int, str]] = deque(maxlen=4)
+        self._syncs, self._seconds_syncing = 0, 0.0  # not told yet
 
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches from the chunk's prompts with exactly these weights."""
         rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
-        return SampledRollout(rollout, spent.denoising, spent.scoring, spent.syncs, spent.syncing, spent.failures)
+        with self._network:
+            syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
+        return SampledRollout(rollout, spent.denoising, spent.scoring, syncs, seconds, spent.failures)
 
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
@@ -99,16 +100,14 @@ class Sampler:
         spent, scores = Spent(), None
         while True:
             with self._network:
+                self._use(weights)
                 started = time.perf_counter()
-                spent.syncs += self._use(weights)
-                ready = time.perf_counter()
-                spent.syncing += ready - started
                 try:
                     request = next(search) if scores is None else search.send(scores)
                 except StopIteration as done:
                     return done.value, spent
                 finally:
-                    spent.denoising += time.perf_counter() - ready
+                    spent.denoising += time.perf_counter() - started
             started = time.perf_counter()
             scores = self.scoring.score(request)
             spent.scoring += time.perf_counter() - started
@@ -117,16 +116,15 @@ class Sampler:
     def _walk(self, chunk: Chunk) -> Walk:
         return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
 
-    def _use(self, weights: Weights) -> bool:
-        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes.
-
-        Whether they were new to this sampler, and so had to prove themselves.
-        """
+    def _use(self, weights: Weights) -> None:
+        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes. Those that are
+        new to this sampler prove themselves."""
+        started = time.perf_counter()
         live, identity = self.denoiser.parameters, (weights.manifest.version, weights.manifest.checksum)
         if (live.version, live.checksum) != identity:
             live.install(weights)
-        if identity in self._proved:
-            return False
-        self._canary.prove(weights, self.sync_tolerance)
-        self._proved.append(identity)
-        return True
+        if identity not in self._proved:
+            self._canary.prove(weights, self.sync_tolerance)
+            self._proved.append(identity)
+            self._syncs += 1
+        self._seconds_syncing += time.perf_counter() - started

@@ -68,9 +68,12 @@ class Scorer:
         with torch.set_grad_enabled(request.gradient):
             images = self.decoder.decode(x_0)
             answers = [reward.score(images, request.prompts, request.t) for reward in self.rewards]
-            value = torch.stack([answer.scores.cpu() for answer in answers], -1)
-            gradient = _gradient(value[:, 0], x_0).cpu() if request.gradient else None
-        return Scores(value.detach(), gradient, together(*(answer.failures for answer in answers)))
+        value = torch.stack([answer.scores.detach().cpu() for answer in answers], -1)
+        failures = together(*(answer.failures for answer in answers))
+        if not request.gradient:
+            return Scores(value, None, failures)
+        gradient, failed = self.rewards[0].gradient(answers[0].scores, x_0)
+        return Scores(value, gradient.cpu(), together(failures, failed))
 
     @torch.no_grad()
     def judge(self, request: ScoreRequest) -> Judgement:
@@ -91,10 +94,3 @@ class Scorer:
 def together(*failures: dict[str, int]) -> dict[str, int]:
     """The failures of several calls."""
     return dict(sum(map(Counter, failures), Counter[str]()))
-
-
-def _gradient(scores: Float[Tensor, " N"], x_0: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """Of the scores in x_0; zero where there is none, as after a call that failed and left nothing to differentiate."""
-    if scores.isnan().all():
-        return torch.zeros_like(x_0)
-    return torch.autograd.grad(scores.nansum(), x_0)[0]

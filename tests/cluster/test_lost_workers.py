@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -13,7 +15,7 @@ from raypref.cluster.pool import Pool
 from raypref.cluster.runtime import RayRuntime
 from raypref.train.experiment import CheckpointConfig, ClusterConfig
 from raypref.train.loop import train
-from raypref.train.runtime import LocalRuntime
+from raypref.train.runtime import LearnerLost, LocalRuntime
 from tests.recording import Recording, small_experiment
 
 pytestmark = pytest.mark.ray
@@ -73,15 +75,43 @@ def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samp
         assert seen.judgements[iteration][0].images.equal(judged[0].images)
 
 
-class Stillborn:
+class Stub:
+    """Stands in for a learner; fails as told, as often as told."""
+
+    def __init__(self, fault, marks, times):
+        self.fault, self.marks, self.times = fault, Path(marks), times
+
     def ready(self):
-        os._exit(1)
+        if len(list(self.marks.iterdir())) < self.times:
+            (self.marks / str(time.time())).touch()
+            os._exit(1) if self.fault == "dies" else os.kill(os.getpid(), signal.SIGSTOP)
+        return "here"
 
 
-def test_a_learner_that_is_lost_while_it_starts_does_not_end_the_run(ray_cluster, caplog):
+def stub_runtime(tmp_path, fault, times):
+    """A runtime of nothing but a learner."""
     runtime = object.__new__(RayRuntime)
-    runtime.pool, runtime._learner_is_lost = Pool(lambda: None, 0, 1, 60.0), False
-    runtime.learner = ray.remote(Stillborn).options(num_cpus=0).remote()
+    runtime.pool, runtime._weights = Pool(lambda: None, 0, 1, 60.0), {}
+    runtime._spawn_learner = lambda: ray.remote(Stub).options(num_cpus=0).remote(fault, str(tmp_path), times)
+    runtime.learner, runtime._learner_is_lost = runtime._spawn_learner(), False
+    return runtime
+
+
+def test_a_learner_that_is_lost_while_it_starts_is_replaced(ray_cluster, tmp_path, caplog):
+    runtime = stub_runtime(tmp_path, "dies", 2)
     runtime._wait_learner()
-    assert runtime._learner_is_lost  # `restore`, which comes first, then starts another
-    assert "the learner was lost while it started" in caplog.text
+    assert ray.get(runtime.learner.ready.remote()) == "here"
+    assert caplog.text.count("the learner was lost while it started; another is started") == 2
+
+
+def test_where_no_learner_can_be_started_nothing_is_touched(ray_cluster, tmp_path):
+    with pytest.raises(LearnerLost, match="no learner can be started"):
+        stub_runtime(tmp_path, "dies", 3)._wait_learner()
+
+
+def test_a_learner_that_hangs_is_lost(ray_cluster, tmp_path):
+    runtime = stub_runtime(tmp_path, "freezes", 1)
+    runtime.pool.timeout = 4.0
+    with pytest.raises(LearnerLost, match=r"no answer for 4 s \(cluster.timeout\) from the learner"):
+        runtime._ask_learner("ready")
+    assert runtime._learner_is_lost

@@ -143,6 +143,16 @@ def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_
         pool.wait_jobs(work)
 
 
+def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
+    pool = pool_of(2, timeout=1.5)
+    pids = [seat.whereabouts.pid for seat in pool.seats]
+    pool.submit(work := jobs(2))
+    time.sleep(2.5)
+    assert answers(pool, work) == ["chunk 0", "chunk 1"]
+    assert [seat.whereabouts.pid for seat in pool.seats] == pids
+    assert not any(job.losses for job in work)
+
+
 def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
     pool = pool_of(1)
     pool.submit([bad("forgotten", "dies", tmp_path, 1), *jobs(3)])

@@ -15,8 +15,12 @@ from raypref.cluster.pool import Quarantined
 from raypref.cluster.remote_scoring import RemoteScoring
 from raypref.cluster.whereabouts import Whereabouts
 from raypref.cluster.wire import pack, unpack
+from raypref.cluster.workers import ScorerWorker
 from raypref.train.rollout import ScoreRequest, Scores
+from raypref.train.scorer import Scorer
 from raypref.train.stopped import StoppedRun
+from tests.recording import small_experiment
+from tests.toy_runtime import ToyDecoder
 
 pytestmark = pytest.mark.ray
 
@@ -69,6 +73,28 @@ def test_the_next_worker_answers_for_one_that_is_lost(ray_cluster, tmp_path, fau
     (told,) = remote.incidents()
     assert re.match(r"a reward worker, process \d+ on node [\d.]+ .*; its pictures are scored again", told, re.DOTALL)
     assert remote.incidents() == []
+
+
+def test_a_worker_that_is_silent_from_the_start_is_ended_too(ray_cluster, tmp_path):
+    remote, (judge,) = scoring(tmp_path, "dies", 0, workers=1, timeout=10.0)
+    os.kill(ray.get(judge.ready.remote()).pid, signal.SIGSTOP)
+    assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
+    assert "still starting, gave no answer for 10 s" in remote.incidents()[0]
+
+
+def test_a_model_that_cannot_be_loaded_once_is_loaded_by_the_next_call(monkeypatch, random_model):
+    found = iter([MemoryError("no room"), Scorer(ToyDecoder(), ())])
+
+    def build(experiment):
+        if isinstance(answer := next(found), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("raypref.cluster.workers.build_scorer", build)
+    worker = ScorerWorker(small_experiment(random_model))
+    with pytest.raises(MemoryError):
+        worker.score(b"")
+    assert worker.scorer is worker.scorer
 
 
 def test_one_worker_alone_is_awaited(ray_cluster, tmp_path):

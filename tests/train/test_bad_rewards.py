@@ -27,9 +27,11 @@ from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import ClusterConfig, Experiment, GuardConfig
 from raypref.train.guards import BadRewards, check_rewards
 from raypref.train.loop import train
+from raypref.train.rollout import ScoreRequest
+from raypref.train.scorer import Scorer
 from raypref.train.stopped import StoppedRun
 from tests.recording import Recording, small_experiment
-from tests.toy_runtime import ToyRuntime, toy_experiment, toy_run
+from tests.toy_runtime import ToyDecoder, ToyRuntime, toy_experiment, toy_run
 
 PATIENCE = 5.0  # for a reward that does answer, on a busy machine
 FIRST = torch.tensor([0])
@@ -282,6 +284,37 @@ def test_a_winner_whose_gradient_fails_stays_where_it_is():
     for kind in ("reward_ascent", "target_l2"):
         assert torch.equal(first_rollout(NoSlope(), kind), plain)
         assert not torch.equal(first_rollout(Colorfulness(), kind), plain)
+
+
+class Broken(torch.autograd.Function):
+    """Differentiable, it says."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ValueError("no way back")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(Broken.apply, "ValueError: no way back"), (torch.detach, "RuntimeError: element 0 of tensors does not require")],
+)
+def test_a_gradient_that_cannot_be_computed_is_counted_and_moves_nothing(spoil, reason):
+    class NoWayBack(Colorfulness):
+        def score(self, images, prompts):
+            return spoil(super().score(images, prompts))
+
+    scorer = Scorer(ToyDecoder(), (NoWayBack(),))
+    request = ScoreRequest(torch.randn(3, 2, 2, 2), ("a",) * 3, torch.zeros(3, dtype=torch.int64), gradient=True)
+    found = scorer.score(request)
+    assert found.value.isfinite().all()
+    assert torch.equal(found.gradient, torch.zeros(3, 2, 2, 2))
+    ((why, count),) = found.failures.items()
+    assert reason in why
+    assert count == 3
 
 
 class Interrupted(Colorfulness):

@@ -217,17 +217,15 @@ def test_a_kill_between_two_files_leaves_the_checkpoint_before(folder: Folder, m
     assert folder.names() == ["000001", "000003"]  # what was unfinished is gone
 
 
-def test_a_checkpoint_that_is_written_again_is_none_until_it_is_whole(folder: Folder, monkeypatch):
-    write_checkpoint(folder, fresh(1), keep=2)
-    write_checkpoint(folder, fresh(2), keep=2)
+def test_a_complete_checkpoint_is_never_taken_apart_to_be_written_again(folder: Folder, monkeypatch):
+    write_checkpoint(folder, fresh(2), keep=1)
 
     def dying(self: Folder, name: str, content: bytes) -> None:
         raise Killed
 
     monkeypatch.setattr(Folder, "write", dying)
-    with pytest.raises(Killed):
-        write_checkpoint(folder, fresh(2), keep=2)
-    assert kept(folder) == [1]
+    write_checkpoint(folder, fresh(2), keep=1)
+    check_equal(newest_good(folder, pytest.fail), fresh(2))
 
 
 def test_what_a_resumed_run_will_write_again_goes_and_nothing_else(folder: Folder):

@@ -104,6 +104,24 @@ def test_an_iteration_that_takes_one_learner_after_the_other_ends_the_run():
     assert seen.states[-1].iteration == 1
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_signal_during_a_checkpoint_does_not_lose_it(is_last):
+    class Interrupting(Recording):
+        calls = 0
+
+        def checkpointed(self, state):
+            self.calls += 1
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            super().checkpointed(state)
+
+    experiment, seen = plan(1, checkpoint=CheckpointConfig(every=100)), Interrupting()
+    deaths = set() if is_last else {("update", 3)}
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, Mortal(experiment, deaths, RuntimeError("no memory")), seen)
+    assert [state.iteration for state in seen.states] == [0, 4 if is_last else 2]
+
+
 @pytest.mark.parametrize("problem", [Terminated(signal.SIGTERM), RuntimeError("no memory"), KeyboardInterrupt()])
 def test_whatever_ends_a_run_its_last_finished_iteration_is_checkpointed(problem):
     experiment, seen = plan(1, checkpoint=CheckpointConfig(every=100)), Recording()
