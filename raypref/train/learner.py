@@ -223,12 +223,19 @@ class Learner:
         return replace(pairs, reference_out=torch.cat(parts, 1).cpu(), reference_version=self.reference.state.version)
 
     def _out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
-        states = len(batch.x_t)
-        t = self.process.t[batch.steps].repeat(states)
+        """The network's output at the pairs' parents, each parent once: chains that start at one x_T share it."""
+        states, count = batch.x_t.shape[:2]
+        own = torch.ones(states, count, dtype=torch.bool)
+        own[1:] = (batch.x_t[1:] != batch.x_t[:1]).flatten(2).any(2)
+        rows = torch.arange(count).expand(states, count)
+        places = torch.where(own, own.flatten().cumsum(0).unflatten(0, (states, count)) - 1, rows)
         out = self.denoiser.predict(
-            batch.x_t.flatten(0, 1), t, batch.prompts * states, self.experiment.sampling.guidance_scale
+            batch.x_t[own],
+            self.process.t[batch.steps[rows[own]]],
+            tuple(batch.prompts[int(row)] for row in rows[own]),
+            self.experiment.sampling.guidance_scale,
         )
-        return out.unflatten(0, (states, len(batch)))
+        return out[places.to(out.device)]
 
     def _gain_by_step(self, rollout: Rollout) -> dict[str, dict[int, float]]:
         if not {PARENT, CHILD} <= set(NEEDS[self.method.search.step_reward]):

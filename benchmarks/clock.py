@@ -1,0 +1,31 @@
+"""CPU and wall seconds by part of the work, and their ratios as JSON lines."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+
+
+class Clock:
+    """Adds up what is measured under each name."""
+
+    def __init__(self) -> None:
+        self.cpu, self.wall = Counter[str](), Counter[str]()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        cpu, wall = time.process_time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.cpu[name] += time.process_time() - cpu  # type: ignore[assignment]  # Counter adds floats as well
+            self.wall[name] += time.perf_counter() - wall  # type: ignore[assignment]
+
+
+def tell(name: str, ratios: list[float], **facts: object) -> None:
+    """One JSON line: the median of a ratio over rounds, and its spread."""
+    figures = {"name": name, "ratio": median(ratios), "min": min(ratios), "max": max(ratios), "rounds": len(ratios)}
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in (figures | facts).items()}
+    print(json.dumps(rounded), flush=True)
