@@ -14,6 +14,7 @@ from raypref.cluster.pool import AnswersLost, Job, Pool, Quarantined, Silence
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
 from raypref.core.search import Search
+from raypref.train.build import claim_threads
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
@@ -38,6 +39,7 @@ class RayRuntime(Runtime):
         """
         self.experiment = experiment
         self.scorers: list[Any] = []
+        claim_threads(experiment)  # the driver sums too, over held-out pictures
         self._owns_cluster = connect(experiment)
         try:
             self._start()

@@ -17,20 +17,20 @@ def model_family(experiment: Experiment) -> type[ModelFamily]:
     return named_classes(models, ModelFamily)[experiment.model.family]
 
 
-def _claim_threads(experiment: Experiment) -> None:
+def claim_threads(experiment: Experiment) -> None:
     """Thread count is part of the numbers (sums split differently), so every role of a run sets the same one."""
     torch.set_num_threads(experiment.run.num_threads)
 
 
 def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     denoiser = model_family(experiment).denoiser(experiment.model)
     tolerance = experiment.cluster.sync_tolerance
     return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring, tolerance)
 
 
 def build_scorer(experiment: Experiment) -> Scorer:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     known = named_classes(rewards, Reward)
     training = (known[experiment.reward.name](**experiment.reward.settings),
                 *(known[name]() for name in experiment.reward.also))  # fmt: skip
@@ -41,5 +41,5 @@ def build_scorer(experiment: Experiment) -> Scorer:
 
 
 def build_learner(experiment: Experiment) -> Learner:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     return Learner(model_family(experiment).denoiser(experiment.model), experiment)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from raypref.cluster.runtime import RayRuntime
 from raypref.train.experiment import CheckpointConfig, ClusterConfig
@@ -57,7 +58,9 @@ def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster
     )
     seen = Recording()
     train(experiment, LocalRuntime(experiment), seen)
+    torch.set_num_threads(2)
     runtime, resumed = RayRuntime(experiment), Recording()
+    assert torch.get_num_threads() == experiment.run.num_threads  # the driver sums over held-out pictures
     try:
         train(experiment, runtime, resumed, seen.states[1])
     finally:
