@@ -23,6 +23,11 @@ class Clock:
             self.cpu[name] += time.process_time() - cpu  # type: ignore[assignment]  # Counter adds floats as well
             self.wall[name] += time.perf_counter() - wall  # type: ignore[assignment]
 
+    def exclude(self, whole: str, part: str) -> None:
+        """Takes what was measured inside of a part out of the whole."""
+        for seconds in (self.cpu, self.wall):
+            seconds[whole] -= seconds[part]
+
 
 def tell(name: str, ratios: list[float], **facts: object) -> None:
     """One JSON line: the median of a ratio over rounds, and its spread."""

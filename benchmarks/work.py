@@ -1,7 +1,5 @@
 """The work that ours and a baseline do in turn: the same prompts, noise, weights and losses on the tiny model."""
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,41 +8,124 @@ from torch import Tensor
 
 from benchmarks.clock import Clock
 from raypref.config import load_experiment
-from raypref.core.weights import Weights
+from raypref.core.process import Process
 from raypref.methods.base import Method
-from raypref.train.build import build_learner, build_sampler, build_scorer
-from raypref.train.chunk import Chunk, rollout_chunks
+from raypref.models.base import Denoiser
+from raypref.train.build import build_learner, build_sampler, build_scorer, model_family
+from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import Experiment
-from raypref.train.learner import Learner
 from raypref.train.rollout import ScoreRequest, Scores, Walk
 from raypref.train.runtime import LocalScoring
-from raypref.train.sampler import SampledRollout, Sampler
 from raypref.train.scorer import Scorer
 
 QUICKSTART = Path(__file__).parent.parent / "experiments" / "quickstart.toml"
-FROZEN = 1e-30
-"""A learning rate that costs what any costs and moves nothing: losses stay comparable between rounds."""
+STILL = 1e-30
+"""A learning rate that costs what any costs and moves nothing: every round has the same pairs and losses."""
 STIR = 0.02
+"""Standard deviation of what is added to a fresh adapter, so that policy and reference differ."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an iteration computed: the same from ours and from a baseline, or one of them is wrong."""
+    """What one iteration computed, and what it took."""
 
-    losses: Tensor
-    """Of every pair, sorted."""
-    seconds: Clock
+    loss: float
+    """Mean over the pairs. Ours and a baseline must agree, or one of them is wrong."""
+    pairs: int
+    clock: Clock
 
 
-def plan(method: Method, prompts: int, micro_batch_size: int, reward: str, *overrides: str) -> Experiment:
-    """One iteration of a method at 20 steps and guidance 5, as the papers run it; no evaluation."""
+def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -> Experiment:
+    """One iteration of a method at 20 steps and guidance 5, as the papers run it, without any evaluation."""
     settings = [f"run.prompts_per_iteration={prompts}", f"run.chunk_size={prompts}", "run.lag=0", "evaluate.every=0",
                 "evaluate.rewards=[]", "sampling.num_inference_steps=20", "sampling.guidance_scale=5.0",
-                "optimizer.lr_scheduler=constant", f"reward.name={reward}", *overrides]  # fmt: skip
+                "optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10", *overrides]  # fmt: skip
     base = load_experiment(QUICKSTART, settings)
-    rows = prompts * method.rows_per_prompt()
-    optimizer = replace(
-        base.optimizer, learning_rate=FROZEN, batch_size=micro_batch_size, micro_batch_size=micro_batch_size
-    )
-    assert rows % micro_batch_size == 0, f"{rows} rows are no multiple of {micro_batch_size}"
-    return replace(base, method=method, optimizer=optimizer)
+    sizes = {"batch_size": micro_batch_size, "micro_batch_size": micro_batch_size}
+    return replace(base, method=method, optimizer=replace(base.optimizer, learning_rate=STILL, **sizes))
+
+
+@torch.no_grad()
+def stir(denoiser: Denoiser) -> None:
+    """The same small adapter for everybody."""
+    flat = denoiser.parameters.flat
+    flat.add_(STIR * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0)))
+
+
+class TimedScoring(LocalScoring):
+    """Scoring whose seconds count as the reward's."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(scorer)
+        self.clock = Clock()
+
+    def score(self, request: ScoreRequest) -> Scores:
+        with self.clock("reward"):
+            return super().score(request)
+
+
+class Ours:
+    """The product's own sampler, scorer and learner in one process, proofs of weights included."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.iteration = experiment, 0
+        self.scoring = TimedScoring(build_scorer(experiment))
+        self.sampler, self.learner = build_sampler(experiment, self.scoring), build_learner(experiment)
+        stir(self.learner.denoiser)
+        self.learner.history = {0: self.learner.denoiser.parameters.take(0)}
+        self.chunk = rollout_chunks(experiment, 0)[0]  # the same prompts and noise in every round
+
+    def run(self) -> Outcome:
+        """One iteration."""
+        clock = self.scoring.clock = Clock()
+        with clock("all"):
+            with clock("rollout"):
+                sampled = self.sampler.rollout(self.chunk, self.learner.weights(self.iteration))
+            with clock("learner"):
+                report = self.learner.update(self.iteration, [sampled])
+        self.iteration += 1
+        clock.exclude("rollout", "reward")
+        return Outcome(report.metrics["loss"], report.pairs, clock)
+
+
+class Published:
+    """What the published loops have: a policy, a copied network as reference, a decoder with a reward, an optimizer."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        family = model_family(experiment)
+        self.scorer = build_scorer(experiment)
+        self.policy, self.copy = family.denoiser(experiment.model), family.denoiser(experiment.model)
+        stir(self.policy)
+        self.walk = Walk(
+            self.policy,
+            experiment.sampling.process(self.policy.schedule),
+            rollout_chunks(experiment, 0)[0],
+            experiment.sampling.guidance_scale,
+        )
+        self.optimizer = torch.optim.AdamW(self.policy.parameters.parameters.values(), lr=STILL)
+
+    @property
+    def process(self) -> Process:
+        return self.walk.process
+
+    def predict(self, denoiser: Denoiser, step: Tensor, x_t: Tensor, prompts: tuple[str, ...]) -> Tensor:
+        """The guided output for a batch, each row at its own step."""
+        return denoiser.predict(x_t, self.process.t[step], prompts, self.walk.guidance_scale)
+
+    def log_ratio(self, step: Tensor, x_t: Tensor, x_s: Tensor, prompts: tuple[str, ...]) -> Tensor:
+        """log policy - log reference of a batch of transitions: two forwards of their own."""
+        policy = self.process.reverse(step, x_t, self.predict(self.policy, step, x_t, prompts))
+        with torch.no_grad():
+            reference = self.process.reverse(step, x_t, self.predict(self.copy, step, x_t, prompts))
+        return policy.log_prob(x_s) - reference.log_prob(x_s)
+
+    def score(self, x_0: Tensor, prompts: tuple[str, ...], step: int) -> Tensor:
+        """Rewards of clean latents predicted at a step; 20 is the end."""
+        time = int(self.process.t[step]) if step < len(self.process) else 0
+        return self.scorer.score(ScoreRequest(x_0, prompts, torch.full((len(x_0),), time))).value[:, 0]
+
+    def update(self) -> None:
+        """One optimizer step, as the published loops make it."""
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters.parameters.values(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()

@@ -1,0 +1,1 @@
+"""How published loops spend their compute, in our own words, on the same models, prompts and noise."""

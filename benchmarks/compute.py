@@ -1,0 +1,90 @@
+"""Ours against published loops and against the bare minimum, in turn in one process: `python -m benchmarks.compute`."""
+
+import argparse
+from collections.abc import Callable
+
+from benchmarks import floor
+from benchmarks.baselines import d3po_style, naive_rdpo, spo_style
+from benchmarks.clock import tell
+from benchmarks.work import Ours, Outcome, Published, plan
+from raypref.methods.d3po import D3PO
+from raypref.methods.rdpo import RDPO
+from raypref.methods.spo import SPO
+from raypref.train.experiment import Experiment
+
+PROMPTS = 10
+PARTS = ("all", "rollout", "reward", "learner")
+
+
+def compare(name: str, experiment: Experiment, theirs: Callable[[Published], Outcome], rounds: int) -> None:
+    """Pairs per CPU second of ours over theirs; both must find the same pairs and losses."""
+    ours, models = Ours(experiment), Published(experiment)
+    ours.run(), theirs(models)  # the first time pays for what happens once
+    found = []
+    for _ in range(rounds):
+        mine, other = ours.run(), theirs(models)
+        if mine.pairs != other.pairs or abs(mine.loss - other.loss) > 1e-4 * abs(other.loss):
+            raise SystemExit(f"{name}: {mine.pairs} pairs of loss {mine.loss}, theirs {other.pairs} of {other.loss}")
+        found.append((mine, other))
+    facts = {
+        f"{part}_{kind}": round(
+            sum(getattr(other.clock, kind)[part] for _, other in found)
+            / sum(getattr(mine.clock, kind)[part] for mine, _ in found),
+            3,
+        )
+        for part in PARTS
+        for kind in ("cpu", "wall")
+    }
+    seconds = sum(mine.clock.cpu["all"] for mine, _ in found)
+    tell(
+        name,
+        [other.clock.cpu["all"] / mine.clock.cpu["all"] for mine, other in found],
+        **facts,
+        pairs_per_cpu_second=sum(mine.pairs for mine, _ in found) / seconds,
+    )
+
+
+def against_floor(experiment: Experiment, rounds: int) -> None:
+    """Wall time of an iteration over that of its bare minimum."""
+    ours = Ours(experiment)
+    ours.run(), floor.run(ours)
+    found = [(ours.run().clock, floor.run(ours)) for _ in range(rounds)]
+    tell(
+        "vs_floor",
+        [mine.wall["all"] / bare.wall["all"] for mine, bare in found],
+        cpu=sum(mine.cpu["all"] for mine, _ in found) / sum(bare.cpu["all"] for _, bare in found),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("only", nargs="*")
+    args = parser.parse_args()
+    rdpo, d3po, spo = RDPO(), D3PO(), SPO(threshold=0.0)
+    size = 25
+    tasks: dict[str, Callable[[], None]] = {
+        "vs_floor": lambda: against_floor(plan(rdpo, PROMPTS, size), args.rounds),
+        "vs_naive_rdpo": lambda: compare(
+            "vs_naive_rdpo",
+            plan(rdpo, PROMPTS, size),
+            lambda models: naive_rdpo.run(models, rdpo, size),
+            args.rounds,
+        ),
+        "vs_spo_style": lambda: compare(
+            "vs_spo_style",
+            plan(spo, PROMPTS, 32, "reward.name=step_aware_match"),
+            lambda models: spo_style.run(models, spo),
+            args.rounds,
+        ),
+        "vs_d3po_style": lambda: compare(
+            "vs_d3po_style", plan(d3po, PROMPTS, 25), lambda models: d3po_style.run(models, d3po), args.rounds
+        ),
+    }
+    for name, task in tasks.items():
+        if not args.only or name in args.only:
+            task()
+
+
+if __name__ == "__main__":
+    main()
