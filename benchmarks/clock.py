@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -12,7 +12,7 @@ class Clock:
     """Adds up what is measured under each name."""
 
     def __init__(self) -> None:
-        self.cpu, self.wall = Counter[str](), Counter[str]()
+        self.cpu, self.wall = defaultdict[str, float](float), defaultdict[str, float](float)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -20,8 +20,8 @@ class Clock:
         try:
             yield
         finally:
-            self.cpu[name] += time.process_time() - cpu  # type: ignore[assignment]  # Counter adds floats as well
-            self.wall[name] += time.perf_counter() - wall  # type: ignore[assignment]
+            self.cpu[name] += time.process_time() - cpu
+            self.wall[name] += time.perf_counter() - wall
 
     def exclude(self, whole: str, part: str) -> None:
         """Takes what was measured inside of a part out of the whole."""

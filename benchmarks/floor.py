@@ -1,4 +1,4 @@
-"""The bare minimum of an RDPO iteration: its network evaluations, backwards, decodes and reward calls, and nothing else."""
+"""The bare minimum of an RDPO iteration: network evaluations, backwards, decodes, reward calls, and nothing else."""
 
 import torch
 

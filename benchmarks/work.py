@@ -1,5 +1,6 @@
 """The work that ours and a baseline do in turn: the same prompts, noise, weights and losses on the tiny model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,15 @@ STIR = 0.02
 """Standard deviation of what is added to a fresh adapter, so that policy and reference differ."""
 
 
+Pairs = list[tuple[int, Tensor, Tensor, Tensor]]
+"""Step, parents, winners and losers of all prompts, [P C H W] each."""
+
+
+def clipped(rho: Tensor, eps: float) -> Tensor:
+    """The clamp of the published codes, on the ratio itself."""
+    return rho.exp().clamp(1 - eps, 1 + eps).log()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one iteration computed, and what it took."""
@@ -38,8 +48,9 @@ class Outcome:
 def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -> Experiment:
     """One iteration of a method at 20 steps and guidance 5, as the papers run it, without any evaluation."""
     settings = [f"run.prompts_per_iteration={prompts}", f"run.chunk_size={prompts}", "run.lag=0", "evaluate.every=0",
-                "evaluate.rewards=[]", "sampling.num_inference_steps=20", "sampling.guidance_scale=5.0",
-                "optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10", *overrides]  # fmt: skip
+                "evaluate.rewards=[]", "cluster.worker_cpus=0.1", "sampling.num_inference_steps=20", "sampling.guidance_scale=5.0",
+                "optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10",
+                *overrides]  # fmt: skip
     base = load_experiment(QUICKSTART, settings)
     sizes = {"batch_size": micro_batch_size, "micro_batch_size": micro_batch_size}
     return replace(base, method=method, optimizer=replace(base.optimizer, learning_rate=STILL, **sizes))
@@ -123,6 +134,20 @@ class Published:
         """Rewards of clean latents predicted at a step; 20 is the end."""
         time = int(self.process.t[step]) if step < len(self.process) else 0
         return self.scorer.score(ScoreRequest(x_0, prompts, torch.full((len(x_0),), time))).value[:, 0]
+
+    def train(self, pairs: Pairs, batch_size: int, objective: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+        """Four forwards a pair and an optimizer step a batch; the losses that `objective` makes of the log-ratios."""
+        steps = torch.cat([torch.full((len(parent),), step) for step, parent, _, _ in pairs])
+        parents, winners, losers = (torch.cat([pair[column] for pair in pairs]) for column in (1, 2, 3))
+        prompts, losses = self.walk.chunk.prompts * len(pairs), list[float]()
+        for batch in torch.randperm(len(steps), generator=torch.Generator().manual_seed(0)).split(batch_size):
+            some = tuple(prompts[int(row)] for row in batch)
+            won, lost = (self.log_ratio(steps[batch], parents[batch], arm[batch], some) for arm in (winners, losers))
+            loss = objective(won, lost)
+            loss.mean().backward()
+            losses += loss.tolist()
+            self.update()
+        return losses
 
     def update(self) -> None:
         """One optimizer step, as the published loops make it."""

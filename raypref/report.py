@@ -22,6 +22,7 @@ from raypref.figures import (
     draw_time,
     relative_change,
 )
+from raypref.idle import idle_shares
 from raypref.run_directory import GRID_ROWS, RunDirectory, replace_text
 from raypref.train.experiment import Experiment
 
@@ -62,7 +63,7 @@ def write_report(directory: RunDirectory) -> Path:
             _figure("By step", draw_by_step(rows), STEP_NOTE),
             _figure("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
             _figure("What did not teach", draw_silence(rows), SILENCE_NOTE),
-            _figure("Where the time went", draw_time(timings), TIME_NOTE),
+            _figure("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
         ]
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     title = html.escape(experiment.run.name)
@@ -107,6 +108,11 @@ def _title(experiment: Experiment, rows: Rows, timings: Rows) -> str:
         f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
         f"seed {experiment.run.seed}: {cost}.</p>"
     )
+
+
+def _idle(experiment: Experiment, timings: Rows) -> str:
+    shares = [f"{role} {100 * share:.0f} %" for role, share in idle_shares(experiment, timings).items()]
+    return f" Idle, in iterations without an evaluation before them: {', '.join(shares)}." if shares else ""
 
 
 def _alarms(directory: RunDirectory) -> str:

@@ -132,4 +132,4 @@ def sampled(
     score: Score = score_of,
 ) -> SampledRollout:
     """A rollout as a sampler hands it to the learner."""
-    return SampledRollout(drive(explore(toy_walk(denoiser, chunk, sampling), search), score)[0], 0.0, 0.0)
+    return SampledRollout(drive(explore(toy_walk(denoiser, chunk, sampling), search), score)[0])

@@ -1,15 +1,16 @@
 """SPO as its authors' script runs it: candidates share a batch and the followed one's forward is reused, but winner and
 loser are trained by four forwards although they share their parent.
 
-Batches of 10 prompts and of 10 pairs, an optimizer step after each. Source: Liang et al. 2024 (arXiv:2406.04314) and its
+Batches of 10 prompts and of 10 pairs, an optimizer step after each. Source: Liang et al. 2024 (arXiv:2406.04314),
 repository.
 """
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from benchmarks.clock import Clock
-from benchmarks.work import Outcome, Published
+from benchmarks.work import Outcome, Pairs, Published, clipped
 from raypref.methods.spo import SPO
 
 BATCH = 10
@@ -17,51 +18,41 @@ BATCH = 10
 
 def run(models: Published, method: SPO) -> Outcome:
     """One iteration."""
-    clock, walk, total = Clock(), models.walk, len(models.process)
-    prompts, group = walk.chunk.prompts, method.search.candidates
-    everyone, columns = prompts * group, torch.arange(len(prompts))
-    assert len(prompts) == BATCH, "one batch of prompts"
-    pairs = []  # (step, parent, winner, loser) of every prompt and step
+    clock = Clock()
+    assert len(models.walk.chunk.prompts) == BATCH, "one batch of prompts"
+
+    def objective(won: Tensor, lost: Tensor) -> Tensor:
+        eps = method.ratio_clip_eps
+        return -logsigmoid(method.beta * (clipped(won, eps) - clipped(lost, eps)))
+
     with clock("all"):
         with clock("rollout"):
-            x_t = walk.start(1)[0]
-            with torch.no_grad():
-                out = models.predict(models.policy, walk.rows(0), x_t, prompts)
-            for step in range(total):
-                branched = step in method.search.steps
-                gaussian = models.process.reverse(walk.rows(step), x_t, out)
-                children = gaussian.sample(walk.noise("step", step, group if branched else 1)).flatten(0, 1)
-                names, last = everyone if branched else prompts, step + 1 == total
-                rows = torch.full((len(children),), step + 1)
-                if not last:
-                    with torch.no_grad():
-                        outs = models.predict(models.policy, rows, children, names)
-                chosen = torch.zeros(len(prompts), dtype=torch.int64)
-                if branched:
-                    x_0 = children if last else models.process.x_0(rows, children, outs)
-                    with clock("reward"):
-                        scores = models.score(x_0, names, step + 1).unflatten(0, (group, -1))
-                    family = children.unflatten(0, (group, -1))
-                    best, worst = scores.argmax(0), scores.argmin(0)
-                    pairs.append((step, x_t, family[best, columns], family[worst, columns]))
-                    chosen = torch.tensor([key("follow", step).integer(group) for key in walk.chunk.keys])
-                picked = chosen * len(prompts) + columns
-                x_t, out = children[picked], out if last else outs[picked]
-        clock.exclude("rollout", "reward")
+            pairs = _search(models, method, clock)
         with clock("learner"):
-            steps = torch.cat([torch.full((len(prompts),), step) for step, *_ in pairs])
-            parents, winners, losers = (torch.cat(column) for column in list(zip(*pairs, strict=True))[1:])
-            names = prompts * len(pairs)
-            losses = []
-            for batch in torch.randperm(len(steps), generator=torch.Generator().manual_seed(0)).split(BATCH):
-                some = tuple(names[int(row)] for row in batch)
-                rho = [
-                    models.log_ratio(steps[batch], parents[batch], arm[batch], some) for arm in (winners, losers)
-                ]
-                low, high = 1 - method.ratio_clip_eps, 1 + method.ratio_clip_eps
-                kept = [ratio.exp().clamp(low, high).log() for ratio in rho]
-                loss = -logsigmoid(method.beta * (kept[0] - kept[1]))
-                loss.mean().backward()
-                losses += loss.tolist()
-                models.update()
+            losses = models.train(pairs, BATCH, objective)
+    clock.exclude("rollout", "reward")
     return Outcome(sum(losses) / len(losses), len(losses), clock)
+
+
+@torch.no_grad()
+def _search(models: Published, method: SPO, clock: Clock) -> Pairs:
+    walk, total, group = models.walk, len(models.process), method.search.candidates
+    prompts, columns = walk.chunk.prompts, torch.arange(len(walk.chunk.prompts))
+    pairs: Pairs = []
+    x_t = walk.start(1)[0]
+    out = models.predict(models.policy, walk.rows(0), x_t, prompts)
+    for step in range(total):
+        count = group if step in method.search.steps else 1
+        children = models.process.reverse(walk.rows(step), x_t, out).sample(walk.noise("step", step, count))
+        flat, names, after = children.flatten(0, 1), prompts * count, torch.full((count * len(prompts),), step + 1)
+        last = step + 1 == total
+        outs = flat if last else models.predict(models.policy, after, flat, names)
+        chosen = torch.zeros(len(prompts), dtype=torch.int64)
+        if count > 1:
+            with clock("reward"):
+                x_0 = flat if last else models.process.x_0(after, flat, outs)
+                scores = models.score(x_0, names, step + 1).unflatten(0, (count, -1))
+            pairs.append((step, x_t, children[scores.argmax(0), columns], children[scores.argmin(0), columns]))
+            chosen = torch.tensor([key("follow", step).integer(count) for key in walk.chunk.keys])
+        x_t, out = children[chosen, columns], outs.unflatten(0, (count, -1))[chosen, columns]
+    return pairs

@@ -1,16 +1,20 @@
 """How values cross process borders: tensors as numpy arrays on the way, as owned copies on arrival.
 
 numpy arrays travel through Ray's object store without a copy, but arrive read-only and shared with every other reader;
-a tensor that aliased one could corrupt its neighbours' data. So `unpack` always copies.
+a tensor that aliased one could corrupt its neighbours' data. So `unpack` copies, but for `borrow`.
 """
 
 import dataclasses
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # torch, of what `borrow` gives
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,23 @@ def pack(value: Any) -> Any:
 
 def unpack(value: Any) -> Any:
     """The inverse of `pack`; every tensor owns its memory."""
+    return _unpack(value, np.copy)
+
+
+def borrow(value: Any) -> Any:
+    """The inverse of `pack` for what is only read, and no longer than the call that brought it: tensors are views of
+    the object store. Weights are: whoever installs them copies them once, into its parameters."""
+    return _unpack(value, lambda array: array)
+
+
+def _unpack(value: Any, own: Callable[[np.ndarray], np.ndarray]) -> Any:
     if isinstance(value, PackedTensor):
-        tensor = torch.from_numpy(value.array.copy())
+        tensor = torch.from_numpy(own(value.array))
         return tensor.view(torch.bfloat16) if value.dtype == torch.bfloat16 else tensor
     if isinstance(value, PackedRecord):
-        return value.kind(**{name: unpack(item) for name, item in value.fields.items()})
+        return value.kind(**{name: _unpack(item, own) for name, item in value.fields.items()})
     if isinstance(value, dict):
-        return {key: unpack(item) for key, item in value.items()}
+        return {key: _unpack(item, own) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(unpack(item) for item in value)
+        return type(value)(_unpack(item, own) for item in value)
     return value

@@ -7,7 +7,7 @@ from typing import Any
 
 from raypref.cluster.remote_scoring import RemoteScoring
 from raypref.cluster.whereabouts import Whereabouts
-from raypref.cluster.wire import pack, unpack
+from raypref.cluster.wire import borrow, pack, unpack
 from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
@@ -52,10 +52,10 @@ class SamplerWorker:
         return Whereabouts.own()
 
     def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, list[str]]:
-        return pack(self.sampler.rollout(chunk, unpack(weights))), self.scoring.incidents()
+        return pack(self.sampler.rollout(chunk, borrow(weights))), self.scoring.incidents()
 
     def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, list[str]]:
-        return pack(self.sampler.picture(chunk, unpack(weights), search)), self.scoring.incidents()
+        return pack(self.sampler.picture(chunk, borrow(weights), search)), self.scoring.incidents()
 
 
 class LearnerWorker:

@@ -21,7 +21,7 @@ from raypref.train.canary import Canary
 from raypref.train.experiment import Experiment
 from raypref.train.guards import check_rewards
 from raypref.train.reference import Reference
-from raypref.train.sampler import SampledRollout
+from raypref.train.sampler import SAMPLER_SECONDS, SampledRollout
 from raypref.train.scorer import together
 from raypref.train.stopped import StoppedRun
 from raypref.train.tally import Tally
@@ -40,7 +40,7 @@ class UpdateReport:
     """Why, and of how many pictures, a reward gave no score."""
     pairs: int
     seconds: dict[str, float]
-    """Role -> busy seconds: denoising, scoring (as the samplers waited for it), syncing of weights, learning."""
+    """SAMPLER_SECONDS and learning."""
     syncs: int
     """How often a sampler installed a version of the weights and proved it. Like the seconds, it depends on who was
     faster, and is no part of the numbers."""
@@ -125,12 +125,8 @@ class Learner:
             alarms=alarms,
             failures=failures,
             pairs=len(pairs),
-            seconds={
-                "denoising": sum(part.seconds_denoising for part in sampled),
-                "scoring": sum(part.seconds_scoring for part in sampled),
-                "syncing": sum(part.seconds_syncing for part in sampled),
-                "learning": time.perf_counter() - started,
-            },
+            seconds={name: sum(part.seconds.get(name, 0.0) for part in sampled) for name in SAMPLER_SECONDS}
+            | {"learning": time.perf_counter() - started},
             syncs=sum(part.syncs for part in sampled),
         )
 

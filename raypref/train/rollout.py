@@ -45,6 +45,8 @@ class Scores:
     gradient: Float[Tensor, "N C H W"] | None = None
     failures: dict[str, int] = field(default_factory=dict)
     """Why, and of how many pictures, a reward gave no score."""
+    seconds: float = 0.0
+    """What decoding and scoring took, where it was done."""
 
 
 Exploration = Generator[ScoreRequest, Scores, Rollout]

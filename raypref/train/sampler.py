@@ -20,6 +20,9 @@ from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
 
+SAMPLER_SECONDS = ("denoising", "scoring", "rewarding", "syncing")
+"""What seconds are counted of: scoring as the sampler waits for it, rewarding as a scorer is busy with it."""
+
 
 class Scoring(ABC):
     """Whoever answers score requests: a Scorer in this process, or reward workers elsewhere."""
@@ -36,11 +39,10 @@ class SampledRollout:
     """A rollout and what it cost."""
 
     rollout: Rollout
-    seconds_denoising: float
-    seconds_scoring: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By SAMPLER_SECONDS."""
     syncs: int = 0
     """Versions of the weights that this sampler has proved since its last rollout; with pictures in between, theirs."""
-    seconds_syncing: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
     """Why, and of how many pictures, a reward gave no score."""
 
@@ -49,8 +51,7 @@ class SampledRollout:
 class Spent:
     """What a search cost, in seconds and missing scores; it grows while the search runs."""
 
-    denoising: float = 0.0
-    scoring: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SAMPLER_SECONDS, 0.0))
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -73,7 +74,7 @@ class Sampler:
         rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
         with self._network:
             syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
-        return SampledRollout(rollout, spent.denoising, spent.scoring, syncs, seconds, spent.failures)
+        return SampledRollout(rollout, spent.seconds | {"syncing": seconds}, syncs, spent.failures)
 
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
@@ -107,10 +108,11 @@ class Sampler:
                 except StopIteration as done:
                     return done.value, spent
                 finally:
-                    spent.denoising += time.perf_counter() - started
+                    spent.seconds["denoising"] += time.perf_counter() - started
             started = time.perf_counter()
             scores = self.scoring.score(request)
-            spent.scoring += time.perf_counter() - started
+            spent.seconds["scoring"] += time.perf_counter() - started
+            spent.seconds["rewarding"] += scores.seconds
             spent.failures = together(spent.failures, scores.failures)
 
     def _walk(self, chunk: Chunk) -> Walk:

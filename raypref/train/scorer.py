@@ -1,5 +1,6 @@
 """The reward worker's work: decode clean latents and score the pictures."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class Scorer:
 
         DECODED_AT_ONCE pictures at a time: a request holds every picture of a chunk, whatever the number of candidates.
         """
+        started = time.perf_counter()
         rows = torch.arange(len(request.x_0)).split(DECODED_AT_ONCE)
         parts = [self._score_rows(request.take(chosen)) for chosen in rows]
         gradients = [part.gradient for part in parts if part.gradient is not None]
@@ -61,6 +63,7 @@ class Scorer:
             value=torch.cat([part.value for part in parts]),
             gradient=torch.cat(gradients) if gradients else None,
             failures=together(*(part.failures for part in parts)),
+            seconds=time.perf_counter() - started,
         )
 
     def _score_rows(self, request: ScoreRequest) -> Scores:

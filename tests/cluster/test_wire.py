@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from raypref.cluster.wire import pack, unpack
+from raypref.cluster.wire import borrow, pack, unpack
 from raypref.core.seeding import Key
 from raypref.core.types import Transitions
 from raypref.core.weights import Manifest, Weights
@@ -33,6 +33,13 @@ def test_an_arrived_tensor_shares_no_memory():
     first.add_(1)
     assert torch.equal(second, torch.zeros(3))
     assert torch.equal(unpack(packed), torch.zeros(3))
+
+
+def test_what_is_borrowed_is_a_view():
+    tensor = torch.zeros(3)
+    view = borrow(pack({"a": tensor}))["a"]
+    tensor.add_(1)
+    assert torch.equal(view, torch.ones(3))
 
 
 def test_a_batch_survives():

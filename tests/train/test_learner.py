@@ -539,7 +539,7 @@ def test_several_rewards_decide_together():
     value = rollout.value  # [P 2 S 2]
     agree = (value[:, 0] > value[:, 1]).all(-1) | (value[:, 0] < value[:, 1]).all(-1)
     assert 0 < int(agree.sum()) < agree.numel()
-    report = learner.update(0, [SampledRollout(rollout, 0.0, 0.0)])
+    report = learner.update(0, [SampledRollout(rollout)])
     assert report.pairs == int(agree.sum())
     assert report.metrics["dropped_incomparable"] == int((~agree).sum())
     assert report.metrics["dropped_share"] == pytest.approx(float((~agree).float().mean()))

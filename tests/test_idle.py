@@ -1,0 +1,37 @@
+"""Idle shares are what is left of the workers' wall-clock time."""
+
+import dataclasses
+
+import pytest
+
+from raypref.idle import idle_shares
+from raypref.train.experiment import ClusterConfig, EvaluateConfig
+from tests.toy_runtime import toy_experiment
+
+
+def row(iteration, seconds, **busy):
+    return {"iteration": iteration, "seconds": seconds, "busy_seconds": {"syncing": 0.0, "scoring": 0.0} | busy}
+
+
+ROWS = [
+    row(1, 10.0, denoising=12.0, rewarding=1.0, learning=4.0),
+    row(2, 20.0, denoising=8.0, rewarding=1.0, learning=6.0),
+    row(3, 90.0, denoising=9.0, rewarding=9.0, learning=9.0),  # an evaluation of a minute came before
+]
+
+
+def test_the_workers_of_a_role_share_what_it_does():
+    experiment = toy_experiment(
+        cluster=ClusterConfig(samplers=2, reward_workers=1), evaluate=EvaluateConfig(every=2, rewards=())
+    )
+    found = idle_shares(experiment, ROWS)
+    assert found == pytest.approx({"samplers": 0.5, "reward workers": 0.9, "learner": 0.5})
+
+
+def test_one_process_plays_all_roles_in_turn():
+    experiment = toy_experiment(
+        cluster=ClusterConfig(runtime="local", samplers=2), evaluate=EvaluateConfig(every=1, rewards=())
+    )
+    found = idle_shares(experiment, ROWS[:1])
+    assert found == pytest.approx({"samplers": -0.2, "reward workers": 0.9, "learner": 0.6})
+    assert idle_shares(dataclasses.replace(experiment), ROWS[1:2]) == {}
