@@ -26,8 +26,8 @@ STIR = 0.02
 """Standard deviation of what is added to a fresh adapter, so that policy and reference differ."""
 
 
-Pairs = list[tuple[int, Tensor, Tensor, Tensor]]
-"""Step, parents, winners and losers of all prompts, [P C H W] each."""
+Pairs = list[tuple[int, Tensor]]
+"""Step, and the parents, winners and losers of all prompts: [3 P C H W]."""
 
 
 def clipped(rho: Tensor, eps: float) -> Tensor:
@@ -47,13 +47,17 @@ class Outcome:
 
 def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -> Experiment:
     """One iteration of a method at 20 steps and guidance 5, as the papers run it, without any evaluation."""
-    settings = [f"run.prompts_per_iteration={prompts}", f"run.chunk_size={prompts}", "run.lag=0", "evaluate.every=0",
-                "evaluate.rewards=[]", "cluster.worker_cpus=0.1", "sampling.num_inference_steps=20", "sampling.guidance_scale=5.0",
-                "optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10",
-                *overrides]  # fmt: skip
-    base = load_experiment(QUICKSTART, settings)
-    sizes = {"batch_size": micro_batch_size, "micro_batch_size": micro_batch_size}
-    return replace(base, method=method, optimizer=replace(base.optimizer, learning_rate=STILL, **sizes))
+    settings = [
+        *(f"run.prompts_per_iteration={prompts}", f"run.chunk_size={prompts}", "run.lag=0"),
+        *("evaluate.every=0", "evaluate.rewards=[]", "cluster.worker_cpus=0.1"),
+        *("sampling.num_inference_steps=20", "sampling.guidance_scale=5.0"),
+        *("optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10"),
+    ]
+    base = load_experiment(QUICKSTART, [*settings, *overrides])
+    optimizer = replace(
+        base.optimizer, learning_rate=STILL, batch_size=micro_batch_size, micro_batch_size=micro_batch_size
+    )
+    return replace(base, method=method, optimizer=optimizer)
 
 
 @torch.no_grad()
@@ -137,8 +141,8 @@ class Published:
 
     def train(self, pairs: Pairs, batch_size: int, objective: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
         """Four forwards a pair and an optimizer step a batch; the losses that `objective` makes of the log-ratios."""
-        steps = torch.cat([torch.full((len(parent),), step) for step, parent, _, _ in pairs])
-        parents, winners, losers = (torch.cat([pair[column] for pair in pairs]) for column in (1, 2, 3))
+        steps = torch.cat([torch.full((states.shape[1],), step) for step, states in pairs])
+        parents, winners, losers = torch.cat([states for _, states in pairs], 1)
         prompts, losses = self.walk.chunk.prompts * len(pairs), list[float]()
         for batch in torch.randperm(len(steps), generator=torch.Generator().manual_seed(0)).split(batch_size):
             some = tuple(prompts[int(row)] for row in batch)

@@ -49,6 +49,6 @@ def _search(models: Published, method: RDPO, clock: Clock) -> Pairs:
             parent = models.score(models.process.x_0(rows, x_t, out), prompts, step)
             child = models.score(models.process.x_0(after, flat, outs), prompts * 2, step + 1).unflatten(0, (2, -1))
         best = (child - parent).argmax(0)
-        pairs.append((step, x_t, children[best, columns], children[1 - best, columns]))
+        pairs.append((step, torch.stack([x_t, children[best, columns], children[1 - best, columns]])))
         x_t = children[best, columns]
     return pairs

@@ -52,7 +52,8 @@ def _search(models: Published, method: SPO, clock: Clock) -> Pairs:
             with clock("reward"):
                 x_0 = flat if last else models.process.x_0(after, flat, outs)
                 scores = models.score(x_0, names, step + 1).unflatten(0, (count, -1))
-            pairs.append((step, x_t, children[scores.argmax(0), columns], children[scores.argmin(0), columns]))
+            best, worst = children[scores.argmax(0), columns], children[scores.argmin(0), columns]
+            pairs.append((step, torch.stack([x_t, best, worst])))
             chosen = torch.tensor([key("follow", step).integer(count) for key in walk.chunk.keys])
         x_t, out = children[chosen, columns], outs.unflatten(0, (count, -1))[chosen, columns]
     return pairs
