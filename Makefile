@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures claims chaos soak mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims chaos soak bench profile mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -39,6 +39,14 @@ chaos: $(READY)  ## ten minutes of random kills of every role; the same bits mus
 
 soak: $(READY)  ## a thousand iterations: docs/soak.svg; memory must stay flat
 	$(BIN)/python -m experiments.soak
+
+bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; ratios as JSON lines
+	$(BIN)/python -m benchmarks.broadcast
+	$(BIN)/python -m benchmarks.roles
+	$(BIN)/python -m benchmarks.compute
+
+profile: $(READY)  ## runs/profile: a trace of each role, and Ray's timeline
+	$(BIN)/python -m benchmarks.profile
 
 mutations: $(READY)  ## break one line at a time; every mutant must be noticed by a test
 	$(BIN)/python -m experiments.mutations

@@ -1,7 +1,7 @@
 """D3PO as its authors' script runs it: two whole trajectories, then every step of every sample alone.
 
 Sampling in batches of 10, training in batches of 1; four guided forwards a step, of winner and loser by policy and
-copied reference; gradients accumulated over a whole trajectory. Source: Yang et al. 2024 (arXiv:2311.13231), their code.
+copied reference; gradients accumulated over a whole trajectory. Source: Yang et al. 2024 (arXiv:2311.13231).
 """
 
 import torch
