@@ -76,6 +76,7 @@ def plan(lag, **sections):
     [
         {("update", 1)},
         {("update", 3), ("state", 4)},
+        {("update", 1), ("update", 3), ("update", 5)},  # never the same iteration
         {("picture", 1), ("picture", 3)},
         {("state", 5), ("restore", 2)},
         {("restore", 1), ("state", 1)},
