@@ -297,7 +297,6 @@ MUTANTS = [
     Mutant("cluster/runtime.py", "self._learner_is_lost = True", "pass"),
     # What a run leaves behind: checkpoints, rows, the lock, a full disk.
     Mutant("train/checkpoint.py", "if SUMS in path.names()", ""),
-    Mutant("train/checkpoint.py", "    _discard(target)\n", ""),
     Mutant("train/checkpoint.py", "checkpoints(folder)[-keep:]", "checkpoints(folder)[:keep]"),
     Mutant("train/checkpoint.py", "reversed(checkpoints(folder))", "checkpoints(folder)"),
     Mutant("train/checkpoint.py", 'if f"{_digest(content)}  {name}" not in sums:', "if False:"),

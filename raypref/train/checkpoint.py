@@ -48,7 +48,6 @@ def write_checkpoint(folder: Folder, state: TrainState, keep: int) -> Folder:
     target = folder / f"{state.iteration:06d}"
     if SUMS in target.names():
         return target
-    _discard(target)
     contents = dict(zip(FILES, (save(_tensors(state)), json.dumps(_facts(state)).encode()), strict=True))
     for name, content in contents.items():
         target.write(name, content)

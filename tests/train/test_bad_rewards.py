@@ -317,6 +317,17 @@ def test_a_gradient_that_cannot_be_computed_is_counted_and_moves_nothing(spoil, 
     assert count == 3
 
 
+def test_a_call_that_failed_is_not_counted_again_for_its_gradient():
+    class Silent(Colorfulness):
+        def score(self, images, prompts):
+            raise ValueError("no score")
+
+    request = ScoreRequest(torch.randn(3, 2, 2, 2), ("a",) * 3, torch.zeros(3, dtype=torch.int64), gradient=True)
+    found = Scorer(ToyDecoder(), (Silent(),)).score(request)
+    assert found.failures == {"colorfulness raised ValueError: no score": 3}
+    assert torch.equal(found.gradient, torch.zeros(3, 2, 2, 2))
+
+
 class Interrupted(Colorfulness):
     """Wants the whole run to end."""
 

@@ -76,6 +76,7 @@ def plan(lag, **sections):
     [
         {("update", 1)},
         {("update", 3), ("state", 4)},
+        {("update", 1), ("update", 3), ("update", 5)},  # never the same iteration
         {("picture", 1), ("picture", 3)},
         {("state", 5), ("restore", 2)},
         {("restore", 1), ("state", 1)},
@@ -94,6 +95,8 @@ def test_a_lost_learner_changes_no_bit(tmp_path, lag, deaths):
     for iteration, judged in whole.judgements.items():
         assert torch.equal(seen.judgements[iteration][0].images, judged[0].images)
     assert runtime.calls.count("update") <= 4 + len(deaths)  # at most one iteration repeated for each
+    if deaths == {("update", 1)}:
+        assert runtime.calls.count("picture") == 3  # what was judged before is not judged again
 
 
 def test_an_iteration_that_takes_one_learner_after_the_other_ends_the_run():
@@ -120,6 +123,19 @@ def test_a_signal_during_a_checkpoint_does_not_lose_it(is_last):
     with pytest.raises(KeyboardInterrupt):
         train(experiment, Mortal(experiment, deaths, RuntimeError("no memory")), seen)
     assert [state.iteration for state in seen.states] == [0, 4 if is_last else 2]
+
+
+def test_why_a_run_ended_counts_more_than_that_its_checkpoint_failed_too():
+    class Full(Recording):
+        def checkpointed(self, state):
+            if state.iteration:
+                raise OSError("no room")
+            super().checkpointed(state)
+
+    experiment = plan(1, checkpoint=CheckpointConfig(every=100))
+    with pytest.raises(RuntimeError, match="no memory") as caught:
+        train(experiment, Mortal(experiment, {("update", 3)}, RuntimeError("no memory")), Full())
+    assert "no room" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("problem", [Terminated(signal.SIGTERM), RuntimeError("no memory"), KeyboardInterrupt()])
