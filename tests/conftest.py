@@ -20,10 +20,12 @@ MakeExperiment = Callable[..., Experiment]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need Ray share one process, and so one cluster, when tests run in several."""
+    """When tests run in several processes, those that share a Ray cluster share one; runs that are ended, another."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.path.name == "test_ended_runs.py":
+            item.add_marker(pytest.mark.xdist_group("ended"))
 
 
 @pytest.fixture(scope="session")

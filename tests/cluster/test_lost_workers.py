@@ -46,7 +46,7 @@ class Killer(Recording):
     ("lag", "samplers", "targets"),
     [
         (0, 1, {0: ["sampler"], 1: ["reward"], 2: ["learner"]}),
-        (1, 2, {0: ["learner"], 1: ["sampler", "reward"]}),
+        pytest.param(1, 2, {0: ["learner"], 1: ["sampler", "reward"]}, marks=pytest.mark.slow),
     ],
 )
 def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samplers, targets):

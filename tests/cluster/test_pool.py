@@ -102,7 +102,7 @@ def test_the_pool_goes_on_while_the_driver_waits_for_another(ray_cluster):
 
 @pytest.mark.parametrize("fault", ["dies", "raises", "freezes"])
 def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_cluster, tmp_path, fault):
-    pool = pool_of(1, timeout=20.0 if fault == "freezes" else 60.0)
+    pool = pool_of(1, timeout=12.0 if fault == "freezes" else 60.0)
     before = pool.seats[0].whereabouts.pid
     work = [bad("bad", fault, tmp_path, 1), *jobs(2)]
     pool.submit(work)
@@ -147,7 +147,8 @@ def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
     pool = pool_of(2, timeout=1.5)
     pids = [seat.whereabouts.pid for seat in pool.seats]
     pool.submit(work := jobs(2))
-    time.sleep(2.5)
+    ray.wait(list(pool._running), num_returns=2, timeout=60)
+    time.sleep(2.0)
     assert answers(pool, work) == ["chunk 0", "chunk 1"]
     assert [seat.whereabouts.pid for seat in pool.seats] == pids
     assert not any(job.losses for job in work)
