@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures claims mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims chaos soak mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -33,6 +33,12 @@ readme-figures: $(READY)  ## three seeds: the picture and the table of the READM
 claims: $(READY)  ## the papers' claims on five seeds: docs/claims.md; resumable, an hour or two
 	$(BIN)/python -m experiments.claims.measure
 	$(BIN)/python -m experiments.claims.write
+
+chaos: $(READY)  ## ten minutes of random kills of every role; the same bits must come out
+	$(BIN)/python -m experiments.chaos --minutes 10
+
+soak: $(READY)  ## a thousand iterations: docs/soak.svg; memory must stay flat
+	$(BIN)/python -m experiments.soak
 
 mutations: $(READY)  ## break one line at a time; every mutant must be noticed by a test
 	$(BIN)/python -m experiments.mutations

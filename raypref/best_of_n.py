@@ -62,6 +62,7 @@ def best_of_n(
             searches.append((rule, _search(rule, number, steps, total)))
     runtime = start_runtime(experiment)
     try:
+        runtime.restore(None)
         rows: list[BestOfN] = []
         seen: dict[str, tuple[int, Tensor]] = {}
         for name, search in searches:

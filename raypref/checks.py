@@ -18,6 +18,7 @@ from raypref.models.base import ModelFamily
 from raypref.registry import named_classes
 from raypref.rewards.base import Reward
 from raypref.train.experiment import Experiment, nearest_divisor
+from raypref.train.folder import Folder
 
 
 class ConfigError(ValueError):
@@ -40,6 +41,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_cluster(experiment)
     _check_batch(experiment)
     _check_output(Path(experiment.run.output_dir))
+    _check_protocol(experiment.checkpoint.folder)
     _check_tracking(experiment.run.wandb_project)
 
 
@@ -132,6 +134,43 @@ def _check_output(folder: Path) -> None:
     except OSError:
         raise ConfigError(
             f"run.output_dir = {str(folder)!r}: {existing} is not writable; choose another folder"
+        ) from None
+
+
+def _check_protocol(folder: str) -> None:
+    try:
+        Folder.at(folder)
+    except ImportError as problem:
+        package = problem.__cause__.name if isinstance(problem.__cause__, ImportError) else None
+        raise ConfigError(
+            f"checkpoint.folder = {folder!r}: {problem}; run `pip install {package or 'fsspec[full]'}`, or name a "
+            "folder of this machine"
+        ) from None
+    except Exception as problem:  # each filesystem has its own words for a wrong URL
+        raise ConfigError(
+            f"checkpoint.folder = {folder!r}: {problem}; use a path, or a URL such as s3://bucket/checkpoints"
+        ) from None
+
+
+def check_checkpoint_folder(experiment: Experiment) -> None:
+    """Writes, reads and deletes a small file where `checkpoint.folder` says. The one check that may use the network.
+
+    Raises:
+        ConfigError: where that does not work.
+    """
+    chosen, name = experiment.checkpoint.folder, ".probe"
+    if not chosen:
+        return
+    _check_protocol(chosen)
+    folder = Folder.at(chosen) / experiment.run.name
+    try:
+        folder.write(name, b"raypref")
+        folder.read(name)
+        folder.delete(name)
+    except OSError as problem:
+        raise ConfigError(
+            f"checkpoint.folder = {chosen!r}: {folder} cannot be written to ({problem.strerror}); name another folder, "
+            "or see to credentials and permissions"
         ) from None
 
 

@@ -32,7 +32,8 @@ def train(
 
 @app.command()
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Continue a run from its checkpoint, bit for bit. May change: cluster.*, checkpoint.*, guard.*, run.iterations."""
+    """Continue a run from its checkpoint, bit for bit. cluster.*, checkpoint.every, checkpoint.keep, guard.* and
+    run.iterations may change."""
     from raypref.run import resume as go_on
 
     go_on(run, overrides or [])
@@ -129,17 +130,20 @@ def rewards() -> None:
 
 
 def main() -> None:
-    """Runs the command line. A wrong setting is one line on stderr and exit code 2; a run that stopped itself, 3."""
+    """Runs the command line. A wrong setting is one line on stderr and exit code 2; a run that stopped itself, 3; one
+    that a signal ended, 128 and the signal's number."""
     try:
         app(standalone_mode=True)
     except (ValueError, RuntimeError) as problem:
         # The kinds of errors are imported late for the same reason as everything above.
         from raypref.checks import ConfigError
-        from raypref.train.stopped import StoppedRun
+        from raypref.train.stopped import StoppedRun, Terminated
 
         if not isinstance(problem, ConfigError | StoppedRun):
             raise
         typer.echo(f"error: {problem}", err=True)
+        if isinstance(problem, Terminated):
+            sys.exit(128 + problem.signal_number)
         sys.exit(2 if isinstance(problem, ConfigError) else 3)
 
 

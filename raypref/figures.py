@@ -39,7 +39,9 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     )
     left.set(xlabel="iteration", ylabel=name)
     watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
-    watched |= {f"{kind} right": [e.accuracy[kind] for e in evaluations] for kind in evaluations[0].accuracy}
+    watched |= {
+        f"{kind} right": [e.accuracy.get(kind, math.nan) for e in evaluations] for kind in evaluations[0].accuracy
+    }
     watched["diversity"] = [e.diversity for e in evaluations]
     watched["diversity of form"] = [e.form_diversity for e in evaluations]
     for label, values in watched.items():
@@ -123,7 +125,7 @@ def draw_time(rows: Rows) -> Figure:
     ]
     bottom = [0.0] * len(rows)
     for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
-                        ("learning", "learner")):  # fmt: skip
+                        ("syncing", "samplers: proving weights"), ("learning", "learner")):  # fmt: skip
         values = [row["busy_seconds"][role] for row in rows]
         axes.bar(at, values, bottom=bottom, label=label, width=0.8)
         bottom = [a + b for a, b in zip(bottom, values, strict=True)]

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from raypref.figures import (
     draw_time,
     relative_change,
 )
-from raypref.run_directory import GRID_ROWS, RunDirectory
+from raypref.run_directory import GRID_ROWS, RunDirectory, replace_text
 from raypref.train.experiment import Experiment
 
 STYLE = """
@@ -45,8 +46,13 @@ pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem;
 def write_report(directory: RunDirectory) -> Path:
     """Writes `report.html` from what the run directory holds, finished or not. Returns its path."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
-    rows = directory.rows(directory.metrics)
-    sections = [_title(experiment, rows), _alarms(directory), _table(evaluations), _pictures(directory, evaluations)]
+    rows, timings = directory.rows(directory.metrics), directory.rows(directory.timings)
+    sections = [
+        _title(experiment, rows, timings),
+        _alarms(directory),
+        _table(evaluations),
+        _pictures(directory, evaluations),
+    ]
     if evaluations and evaluations[-1].score_by_step:
         sections.append(_figure("Predictions on the way", draw_predictions(evaluations), PREDICTION_NOTE))
     if rows:
@@ -56,13 +62,14 @@ def write_report(directory: RunDirectory) -> Path:
             _figure("By step", draw_by_step(rows), STEP_NOTE),
             _figure("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
             _figure("What did not teach", draw_silence(rows), SILENCE_NOTE),
-            _figure("Where the time went", draw_time(rows), TIME_NOTE),
+            _figure("Where the time went", draw_time(timings), TIME_NOTE),
         ]
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     title = html.escape(experiment.run.name)
-    directory.report.write_text(
+    replace_text(
+        directory.report,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<body>{''.join(sections)}</body></html>\n"
+        f"<body>{''.join(sections)}</body></html>\n",
     )
     return directory.report
 
@@ -93,8 +100,8 @@ GAIN_NOTE = "Mean ΔQ = Q(child) − Q(parent) of all candidates at each branch 
 TIME_NOTE = "Busy seconds of each role an iteration, and wall-clock time, to which an evaluation before it counts."
 
 
-def _title(experiment: Experiment, rows: Rows) -> str:
-    cost = f"{rows[-1]['pairs']} pairs in {rows[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
+def _title(experiment: Experiment, rows: Rows, timings: Rows) -> str:
+    cost = f"{rows[-1]['pairs']} pairs in {timings[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
     return (
         f"<h1>{html.escape(experiment.run.name)}</h1><p class='note'>{html.escape(experiment.method.name)} on "
         f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
@@ -131,7 +138,7 @@ def _table(evaluations: list[Evaluation]) -> str:
         for name, value in base.rewards.items()
         for now in [final.rewards[name]]
     ]  # fmt: skip
-    plain = {f"{name} right": (share, final.accuracy[name]) for name, share in base.accuracy.items()}
+    plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
     plain["diversity"] = (base.diversity, final.diversity)
     plain["diversity of form"] = (base.form_diversity, final.form_diversity)
     lines += [(name, f"{a:.4f}", f"{b:.4f}", relative_change(a, b)) for name, (a, b) in plain.items()]

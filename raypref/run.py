@@ -1,21 +1,28 @@
 """A run from end to end: directory, workers, loop, report. The Python API: `train`, `resume`, `evaluate_run`."""
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
-from raypref.checks import ConfigError
+from raypref.checks import ConfigError, check_checkpoint_folder
 from raypref.cluster.runtime import RayRuntime
+from raypref.disk import DiskGuard, DiskStop, writing
 from raypref.evaluate.heldout import Evaluation, evaluate, pictures
-from raypref.progress import Display, clock
+from raypref.lock import locked
+from raypref.progress import Display, clock, warn
 from raypref.report import write_report
-from raypref.run_directory import RunDirectory
+from raypref.run_directory import RunDirectory, replace_text
+from raypref.signals import ending_in_order
 from raypref.tracking import Tracker
-from raypref.train.checkpoint import TrainState, read_checkpoint, write_checkpoint
+from raypref.train.checkpoint import CorruptCheckpoint, TrainState, newest_good, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment, GuardAction
+from raypref.train.guards import commonest, on_one_line
 from raypref.train.learner import UpdateReport
 from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
@@ -34,13 +41,17 @@ def train(experiment: Experiment, overwrite: bool = False) -> Path:
     """Runs an experiment from the start. Returns its run directory.
 
     Raises:
-        ConfigError: where a run of that name exists and may not be overwritten.
+        ConfigError: where a run of that name exists and may not be overwritten, or another process is at it.
+        DiskStop: where the disk refuses to be written to.
     """
-    RunDirectory.check_free(experiment, overwrite)
-    return _run(experiment, lambda: RunDirectory.create(experiment), None)
+    path = RunDirectory.planned(experiment).path
+    with locked(path):
+        check_checkpoint_folder(experiment)
+        RunDirectory.check_free(experiment, overwrite)
+        return _run(experiment, path, lambda: RunDirectory.create(experiment), None)
 
 
-RESUMABLE = ("cluster", "checkpoint", "guard", "run.iterations")
+RESUMABLE = ("cluster", "checkpoint.every", "checkpoint.keep", "guard", "run.iterations")
 """What may change when a run goes on: nothing that decides numbers already computed."""
 
 REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
@@ -48,11 +59,19 @@ REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
 
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """Continues a run from its newest checkpoint, bit for bit. `overrides` may set what RESUMABLE names.
+    """Continues a run from its newest good checkpoint, bit for bit. `overrides` may set what RESUMABLE names.
 
     Raises:
-        ConfigError: where there is nothing to continue, or an override would change what was computed.
+        ConfigError: where there is nothing to continue, an override would change what was computed, or another process
+            is at it.
+        DiskStop: where the disk refuses to be written to.
     """
+    RunDirectory.open(path)  # before a lock is left beside something that is no run directory
+    with locked(path):
+        return _resume(path, overrides)
+
+
+def _resume(path: Path, overrides: Sequence[str]) -> Path:
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, RESUMABLE)
     planned, asked = directory.experiment().run.iterations, experiment.run.iterations
@@ -62,20 +81,43 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
             f"run.iterations = {asked}: the learning rate of this run falls towards its end at {planned} "
             f"(optimizer.lr_scheduler = {experiment.optimizer.lr_scheduler!r}); keep {planned}, or start a longer run"
         )
-    newest = directory.newest_checkpoint()
-    if newest is None:
+    check_checkpoint_folder(experiment)
+    state = _newest_state(directory, experiment)
+    if state is None:
         raise ConfigError(
-            f"run directory {path}: it has no checkpoint yet; start again with `raypref train --overwrite`"
+            f"run directory {path}: it has no checkpoint yet in {directory.checkpoints(experiment)}; start again with "
+            "`raypref train --overwrite`"
         )
-    state = read_checkpoint(newest)
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
         more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
         raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")
-    return _run(experiment, lambda: directory.rewound(experiment, state.iteration), state)
+    return _run(experiment, path, lambda: directory.rewound(experiment, state.iteration), state)
+
+
+def _newest_state(directory: RunDirectory, experiment: Experiment) -> TrainState | None:
+    """The newest good checkpoint. The user hears which are bad, and which is used instead."""
+    bad: list[str] = []
+    folder = directory.checkpoints(experiment)
+    try:
+        state = newest_good(folder, bad.append)
+    except CorruptCheckpoint as problem:
+        raise ConfigError(
+            f"run directory {directory.path}: {problem}; put back a copy of one, or start again with "
+            "`raypref train --overwrite`"
+        ) from None
+    except OSError as problem:
+        raise ConfigError(
+            f"run directory {directory.path}: its checkpoints in {folder} cannot be read ({problem.strerror})"
+        ) from None
+    for line in bad:
+        warn(line)
+    if bad and state is not None:
+        warn(f"the checkpoint of iteration {state.iteration} is good, and is used")
+    return state
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Pictures and judges the policy of a run's newest checkpoint; adds a row to `judged.jsonl` and keeps the grid.
+    """Pictures and judges the policy of a run's newest good checkpoint; adds a row to `judged.jsonl`, keeps the grid.
 
     `overrides` may set what REJUDGEABLE names.
 
@@ -84,10 +126,9 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     """
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, REJUDGEABLE)
-    newest = directory.newest_checkpoint()
-    if newest is None:
+    state = _newest_state(directory, experiment)
+    if state is None:
         raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
-    state = read_checkpoint(newest)
     runtime = start_runtime(experiment)
     try:
         runtime.restore(state.learner)
@@ -100,7 +141,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     return evaluation
 
 
-def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
+@ending_in_order()
+def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory], state: TrainState | None) -> Path:
     """Starts workers, then prepares the directory: a run that cannot start leaves what was there untouched."""
     started = time.perf_counter()
     with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
@@ -109,23 +151,40 @@ def _run(experiment: Experiment, prepare: Callable[[], RunDirectory], state: Tra
         runtime = start_runtime(experiment)
         try:
             display.say(f"workers ready after {clock(time.perf_counter() - started)}")
-            directory = prepare()
-            recorder = Recorder(experiment, directory, display, state, started)
-            try:
-                train_loop(experiment, runtime, recorder, state)
-            except StoppedRun:
-                write_report(directory)  # it shows what led there
-                raise
-            finally:
-                recorder.close()
-            runtime.export_lora(directory.lora)
+            disk = partial(writing, path, RunDirectory(path).checkpoints(experiment))
+            with disk():
+                directory = prepare()
+                recorder = Recorder(experiment, directory, display, state, started)
+            _loop(experiment, runtime, recorder, disk, state)
         finally:
             runtime.close()
-        write_report(directory)
-        write_summary(directory)
+        with disk():
+            write_report(directory)
+            write_summary(directory)
         display.say(f"LoRA weights: {directory.lora}")
         display.say(f"report: {directory.report.resolve()}")
     return directory.path
+
+
+def _loop(
+    experiment: Experiment,
+    runtime: Runtime,
+    recorder: "Recorder",
+    disk: Callable[[], AbstractContextManager[None]],
+    state: TrainState | None,
+) -> None:
+    """The loop; a run that stops itself leaves a report, which shows what led there."""
+    try:
+        train_loop(experiment, runtime, DiskGuard(recorder, disk), state)
+    except DiskStop:  # no room for a report
+        raise
+    except StoppedRun:
+        with disk():
+            write_report(recorder.directory)
+        raise
+    finally:
+        with disk():
+            recorder.close()
 
 
 class Recorder(Observer):
@@ -140,9 +199,9 @@ class Recorder(Observer):
         started: float,
     ) -> None:
         self.experiment, self.directory, self.display, self.started = experiment, directory, display, started
-        self._events = Tracker(experiment.run, directory, 0 if state is None else state.iteration)
+        self._events = Tracker(experiment.run, directory, None if state is None else state.iteration)
         self._seconds = 0.0 if state is None else state.seconds
-        earlier = directory.rows(directory.metrics)
+        earlier = directory.rows(directory.timings)
         self._earlier_wall = earlier[-1]["wall_seconds"] if earlier else 0.0
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
@@ -152,15 +211,24 @@ class Recorder(Observer):
                 name: {str(step): value for step, value in means.items()} for name, means in report.by_step.items()
             },
             "alarms": report.alarms,
-            "busy_seconds": report.seconds,
+            "failures": commonest(report.failures),
             "pairs": pairs,
+        }
+        sync = {"proved": float(report.syncs), "seconds": report.seconds["syncing"]}
+        timing = {
+            "busy_seconds": report.seconds,
+            "sync": sync,
             "seconds": seconds,
             "wall_seconds": self._earlier_wall + time.perf_counter() - self.started,
         }
+        self.directory.append(self.directory.timings, {"iteration": done} | timing)
         self.directory.append(self.directory.metrics, {"iteration": done} | row)
-        self._events.log(done, {f"train/{name}": value for name, value in report.metrics.items()})
+        events = {f"train/{name}": value for name, value in report.metrics.items()}
+        events |= {f"sync/{name}": value for name, value in sync.items()}
+        self._events.log(done, events)
         self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
         self._seconds = seconds
+        self._failed(done, report.failures)
 
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
         each = self.experiment.evaluate.images_per_prompt
@@ -173,13 +241,28 @@ class Recorder(Observer):
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
+        self._failed(iteration, evaluation.failures)
+
+    def _failed(self, iteration: int, failures: dict[str, int]) -> None:
+        if failures:
+            self.display.say(f"missing scores after {iteration} iterations: {on_one_line(failures)}")
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
         self.directory.append(self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action})
         self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:
-        write_checkpoint(self.directory.checkpoints, state, self.experiment.checkpoint.keep)
+        write_checkpoint(self.directory.checkpoints(self.experiment), state, self.experiment.checkpoint.keep)
+
+    def trained(self, export: Callable[[Path], None]) -> None:
+        export(self.directory.lora)
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        self.directory.forget_after(iteration)
+        earlier = self.directory.rows(self.directory.timings)
+        self._seconds = earlier[-1]["seconds"] if earlier else 0.0
+        self._events.forget_after(iteration)
+        warn(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
 
     def close(self) -> None:
         self._events.close()
@@ -196,7 +279,7 @@ def write_summary(directory: RunDirectory) -> None:
     """The run in one JSON file: every held-out figure before (base) and after (final), with its standard error."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
     base, final = evaluations[0], evaluations[-1]
-    last = directory.rows(directory.metrics)[-1]
+    last, timing = directory.rows(directory.metrics)[-1], directory.rows(directory.timings)[-1]
 
     def both(read: Callable[[Evaluation], object]) -> dict[str, object]:
         return {"base": read(base), "final": read(final)}
@@ -215,11 +298,11 @@ def write_summary(directory: RunDirectory) -> None:
         **{name: reward(name) for name in names if name != experiment.reward.name},
         "diversity": both(lambda e: e.diversity),
         "form_diversity": both(lambda e: e.form_diversity),
-        "accuracy": {name: both(lambda e, name=name: e.accuracy[name]) for name in base.accuracy},  # type: ignore[misc]
+        "accuracy": {name: both(lambda e, name=name: e.accuracy.get(name, math.nan)) for name in base.accuracy},  # type: ignore[misc]
         "heldout_pictures": final.prompts * final.images_per_prompt,
         "alarms": sum((Counter(row["alarms"]) for row in directory.rows(directory.alarms)), Counter()),
         "pairs": last["pairs"],
-        "training_seconds": last["seconds"],
-        "wall_seconds": last["wall_seconds"],
+        "training_seconds": timing["seconds"],
+        "wall_seconds": timing["wall_seconds"],
     }
-    directory.summary.write_text(json.dumps(summary, indent=2) + "\n")
+    replace_text(directory.summary, json.dumps(summary, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -19,8 +20,9 @@ from torch import Tensor
 from raypref.checks import ConfigError
 from raypref.config import build_experiment, load_changed, read_toml, resolved
 from raypref.evaluate.heldout import Estimate, Evaluation
-from raypref.train.checkpoint import checkpoints
+from raypref.train.checkpoint import discard_after
 from raypref.train.experiment import Experiment
+from raypref.train.folder import Folder, replace_file
 
 PACKAGES = ("raypref", "torch", "diffusers", "transformers", "peft", "ray", "numpy", "safetensors")
 GRID_ROWS = 12
@@ -32,34 +34,57 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
+        self.settings = path / "settings.json"
         self.metrics = path / "metrics.jsonl"
+        self.timings = path / "timings.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.judged = path / "judged.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
-        self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
         self.images = path / "images"
         self.tensorboard = path / "tensorboard"
 
     @classmethod
+    def planned(cls, experiment: Experiment) -> "RunDirectory":
+        """Where the run will be."""
+        return cls(Path(experiment.run.output_dir) / experiment.run.name)
+
+    def checkpoints(self, experiment: Experiment) -> Folder:
+        """Where the run's checkpoints are."""
+        chosen = experiment.checkpoint.folder
+        return Folder.at(chosen) / experiment.run.name if chosen else Folder.at(self.path / "checkpoints")
+
+    @classmethod
     def check_free(cls, experiment: Experiment, overwrite: bool) -> None:
         """Raises ConfigError where a run of that name exists, unless it may be overwritten."""
-        path = Path(experiment.run.output_dir) / experiment.run.name
+        run = cls.planned(experiment)
+        path, checkpoints = run.path, run.checkpoints(experiment)
         if path.exists() and not overwrite:
             raise ConfigError(
                 f"run.name = {experiment.run.name!r}: {path} exists; continue it with `raypref resume {path}`, choose "
                 "another run.name, or pass --overwrite"
+            )
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise ConfigError(
+                f"run.name = {experiment.run.name!r}: {path} is a file or a link; remove it or choose another run.name"
+            )
+        if experiment.checkpoint.folder and checkpoints.names() and not overwrite:
+            raise ConfigError(
+                f"checkpoint.folder = {experiment.checkpoint.folder!r}: {checkpoints} holds checkpoints of a run of "
+                "that name; choose another run.name, or pass --overwrite"
             )
 
     @classmethod
     def create(cls, experiment: Experiment) -> "RunDirectory":
         """A new run directory with the resolved config, the prompts, and the versions of everything.
 
-        It is made under another name and renamed, so it is there whole or not at all; an older one goes last.
+        It is made under another name and renamed, so it is there whole or not at all; an older one goes last, its
+        checkpoints before the rest: they must never be taken for the new run's.
         """
-        path = Path(experiment.run.output_dir) / experiment.run.name
+        run = cls.planned(experiment)
+        path = run.path
         unfinished = cls(path.with_name(f".{path.name}.{os.getpid()}"))
         shutil.rmtree(unfinished.path, ignore_errors=True)
         unfinished.images.mkdir(parents=True)
@@ -67,9 +92,10 @@ class RunDirectory:
         (unfinished.path / "heldout_prompts.txt").write_text("\n".join(experiment.heldout_prompts) + "\n")
         unfinished.write_config(experiment)
         (unfinished.path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        discard_after(run.checkpoints(experiment), -1)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(unfinished.path, path)
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -84,34 +110,61 @@ class RunDirectory:
         return directory
 
     def write_config(self, experiment: Experiment) -> None:
-        """Keeps the resolved config; prompts are the copies beside it, and a local model's folder is absolute."""
-        tables = resolved(experiment)
-        tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
-        if Path(experiment.model.path).is_dir():
-            tables["model"]["path"] = str(Path(experiment.model.path).resolve())
-        replace_text(self.config, tomli_w.dumps(tables))
+        """Keeps the resolved config, and a copy by which a later edit of it, or of the prompts, is noticed."""
+        replace_text(self.settings, json.dumps(_settings(experiment), indent=2) + "\n")
+        replace_text(self.config, tomli_w.dumps(_tables(experiment)))
 
     def experiment(self) -> Experiment:
         """The experiment that this directory was made for, whether or not it could run here."""
         return build_experiment(read_toml(self.config), self.path)
 
     def changed(self, overrides: Sequence[str], allowed: Sequence[str]) -> Experiment:
-        """The same with overrides of what is allowed to change, checked to run here."""
-        return load_changed(self.config, overrides, allowed)
+        """The same with overrides of what is allowed to change, checked to run here.
+
+        Raises:
+            ConfigError: where anything else is not what the run was made with, by an override or by an edit of its
+                files: the run's numbers would change.
+        """
+        changed = load_changed(self.config, overrides)
+        made_with = json.loads(self.settings.read_text()) if self.settings.exists() else _settings(self.experiment())
+        now = _settings(changed)
+        differing = [
+            name
+            for name in sorted(now.keys() | made_with.keys())
+            if now.get(name) != made_with.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in allowed)
+        ]
+        if differing:
+            told = [name if name.endswith("prompts") else f"{name} = {now.get(name)!r}" for name in differing]
+            was = [name if name.endswith("prompts") else f"{made_with.get(name)!r}" for name in differing]
+            raise ConfigError(
+                f"{', '.join(told)}: an existing run may change only {', '.join(allowed)}; it was made with "
+                f"{', '.join(was)}"
+            )
+        return changed
 
     def rewound(self, experiment: Experiment, iteration: int) -> "RunDirectory":
-        """This directory, ready to go on after `iteration`: later rows, which will be computed again, are forgotten."""
+        """This directory, ready to go on after `iteration`."""
         self.write_config(experiment)
         self.summary.unlink(missing_ok=True)
-        for file in (self.metrics, self.evaluations, self.alarms):
-            kept = [row for row in self.rows(file) if row["iteration"] <= iteration]
-            replace_text(file, "".join(json.dumps(row) + "\n" for row in kept))
+        discard_after(self.checkpoints(experiment), iteration)
+        self.forget_after(iteration)
         return self
 
+    def forget_after(self, iteration: int) -> None:
+        """Drops later rows, which will be computed again."""
+        for file in (self.metrics, self.timings, self.evaluations, self.alarms):
+            self.keep_rows(file, [row for row in self.rows(file) if row["iteration"] <= iteration])
+
+    def keep_rows(self, file: Path, rows: list[dict[str, Any]]) -> None:
+        """Makes these the JSON lines of a file."""
+        replace_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+
     def append(self, file: Path, row: dict[str, Any]) -> None:
-        """Adds a JSON line."""
+        """Adds a JSON line, on the disk before any checkpoint that comes after it."""
         with file.open("a") as lines:
             lines.write(json.dumps(row) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
 
     def rows(self, file: Path) -> list[dict[str, Any]]:
         """The JSON lines of a file, oldest first; a last line that a kill has torn does not count."""
@@ -126,32 +179,51 @@ class RunDirectory:
         ]
 
     def save_evaluation(self, evaluation: Evaluation, images: UInt8[Tensor, "P n height width 3"]) -> None:
-        """Adds an evaluation and its picture grid."""
+        """Adds an evaluation and its picture grid, the grid first: where there is a row, there is a picture."""
+        save_picture(picture_grid(images[:GRID_ROWS]), self.grid(evaluation.iteration))
         self.append(self.evaluations, dataclasses.asdict(evaluation))
-        picture_grid(images[:GRID_ROWS]).save(self.grid(evaluation.iteration))
 
     def save_judgement(
         self, evaluation: Evaluation, prompts: tuple[str, ...], images: UInt8[Tensor, "P n height width 3"]
     ) -> None:
         """Keeps an evaluation that was asked for apart from training: a row in `judged.jsonl`, and its grid."""
-        self.append(self.judged, dataclasses.asdict(evaluation) | {"heldout_prompts": prompts})
-        picture_grid(images).save(self.images / f"judged-{len(self.rows(self.judged)):03d}.png")
+        rows = [*self.rows(self.judged), dataclasses.asdict(evaluation) | {"heldout_prompts": prompts}]
+        save_picture(picture_grid(images), self.images / f"judged-{len(rows):03d}.png")
+        self.keep_rows(self.judged, rows)
 
     def grid(self, iteration: int) -> Path:
         """The picture grid of an evaluation: a row a prompt, the same seeds at every iteration."""
         return self.images / f"{iteration:06d}.png"
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint."""
-        found = checkpoints(self.checkpoints)
-        return found[-1] if found else None
+
+def _tables(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """The config of a run directory: prompts are the copies beside it, and local folders are absolute."""
+    tables = resolved(experiment)
+    tables["run"] |= {"prompts": "prompts.txt", "heldout_prompts": "heldout_prompts.txt"}
+    if Path(experiment.model.path).is_dir():
+        tables["model"]["path"] = str(Path(experiment.model.path).resolve())
+    if experiment.checkpoint.folder:
+        tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
+    return tables
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Every setting by its address, the prompts themselves among them, as JSON gives them back."""
+    flat = {f"{section}.{key}": value for section, table in _tables(experiment).items() for key, value in table.items()}
+    flat |= {"run.prompts": experiment.prompts, "run.heldout_prompts": experiment.heldout_prompts}
+    return json.loads(json.dumps(flat))
 
 
 def replace_text(file: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)
+    replace_file(file, text.encode())
+
+
+def save_picture(picture: Image.Image, file: Path) -> None:
+    """Writes a PNG whole or not at all."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    replace_file(file, content.getvalue())
 
 
 def picture_grid(images: UInt8[Tensor, "P n height width 3"]) -> Image.Image:

@@ -7,17 +7,23 @@ from raypref.train.experiment import RunConfig
 
 
 class Tracker:
-    """Writes scalars. W&B mirrors the TensorBoard events, so both show the same curves."""
+    """Writes scalars. W&B mirrors the TensorBoard events, so both show the same curves. What an earlier process logged
+    after the `done` iterations that a resumed run goes on from does not count."""
 
-    def __init__(self, run: RunConfig, directory: RunDirectory, done: int) -> None:
-        self._wandb = None
+    def __init__(self, run: RunConfig, directory: RunDirectory, done: int | None) -> None:
+        self._folder, self._wandb = str(directory.tensorboard), None
         if run.wandb_project:
             import wandb  # an optional extra; the config check has made sure that it is there
 
             self._wandb = wandb.init(
                 project=run.wandb_project, name=run.name, dir=directory.path, sync_tensorboard=True
             )
-        self._events = SummaryWriter(str(directory.tensorboard), purge_step=done + 1 if done else None)
+        self._events = SummaryWriter(self._folder, purge_step=None if done is None else done + 1)
+
+    def forget_after(self, iteration: int) -> None:
+        """Later points, which will be logged again, do not count."""
+        self._events.close()
+        self._events = SummaryWriter(self._folder, purge_step=iteration + 1)
 
     def log(self, iteration: int, values: dict[str, float]) -> None:
         """One point of every curve."""

@@ -12,6 +12,7 @@ from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig
 from raypref.train.experiment import Experiment, OptimizerConfig, RunConfig, SamplingConfig
 from tests.random_model import save_random_model
+from tests.toy_runtime import ToyRuntime
 
 torch.set_num_threads(1)
 
@@ -19,10 +20,12 @@ MakeExperiment = Callable[..., Experiment]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need Ray share one process, and so one cluster, when tests run in several."""
+    """When tests run in several processes, those that share a Ray cluster share one; runs that are ended, another."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.path.name == "test_ended_runs.py":
+            item.add_marker(pytest.mark.xdist_group("ended"))
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +62,45 @@ def make_experiment(random_model: Path) -> MakeExperiment:
         return Experiment(method=method or RDPO(search=Search(steps=(0, 2))), **(defaults | sections))
 
     return make
+
+
+@pytest.fixture
+def toy_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs with their files, in a blink: the toy runtime in the place of the real ones, and no curves drawn."""
+    monkeypatch.setattr("raypref.run.start_runtime", ToyRuntime)
+    monkeypatch.setattr("raypref.run.write_report", lambda directory: directory.report)
+
+
+@pytest.fixture
+def toml(tmp_path: Path, random_model: Path) -> Path:
+    """A config of a run of four iterations on the random model, without Ray, with a checkpoint after each."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\nan owl\n")
+    path = tmp_path / "small.toml"
+    path.write_text(f"""
+[run]
+name = "small"
+output_dir = "{tmp_path}/runs"
+iterations = 4
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 4
+chunk_size = 2
+[model]
+path = "{random_model}"
+[optimizer]
+learning_rate = 1e-2
+batch_size = 6
+micro_batch_size = 3
+[sampling]
+num_inference_steps = 6
+[method]
+search.steps = [0, 2, 4]
+[evaluate]
+every = 2
+rewards = []
+[checkpoint]
+every = 1
+[cluster]
+runtime = "local"
+""")
+    return path

@@ -1,5 +1,6 @@
 """A small experiment on the random model, and an observer that remembers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from raypref.core.search import Search
@@ -41,6 +42,7 @@ class Recording(Observer):
         self.judgements: dict[int, list[Judgement]] = {}
         self.states: list[TrainState] = []
         self.alarms: list[tuple[int, dict[str, int], GuardAction]] = []
+        self.losses: list[tuple[int, str]] = []
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         self.reports.append(report)
@@ -53,6 +55,13 @@ class Recording(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         self.states.append(state)
+
+    def trained(self, export: Callable[[Path], None]) -> None:
+        """Nothing to remember."""
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        self.losses.append((iteration, why))
+        self.reports = self.reports[:iteration]
 
     def final_checksum(self) -> str:
         """Of the newest weights."""

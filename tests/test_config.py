@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from raypref.checks import ConfigError
 from raypref.cli import main
 from raypref.config import load_experiment, resolved
 from raypref.core.search import Guidance
 from raypref.methods.rdpo import RDPO
+from raypref.run import RESUMABLE
+from raypref.run_directory import RunDirectory
 
 GOOD = """
 [run]
@@ -86,6 +89,9 @@ BROKEN = [
     (["cluster.sampler_gpus=1.5"], "cluster.sampler_gpus = 1.5: use a share of one GPU, or a whole number."),
     (["optimizer.adam_beta1=1.5"], "optimizer.adam_beta1 = 1.5: use 0 or more, and less than 1."),
     (["method.beta=inf"], "method.beta = inf: use a finite number"),
+    (["guard.missing_share=1.5"], "guard.missing_share = 1.5: use a share from 0 to 1 (never stop)."),
+    (["guard.tied_share=-0.1"], "guard.tied_share = -0.1: use a share from 0 to 1 (never stop)."),
+    (["guard.reward_timeout=0.0"], "guard.reward_timeout = 0.0: use a positive number of seconds."),
     (["method.name=[1]"], "method.name = [1]: there is no such method"),
     (["run.prompts=latin.txt"], "latin.txt is not readable as UTF-8 text"),
     (["model.device=cuda", "cluster.runtime=local"], "model.device = 'cuda': this machine has no CUDA device"),
@@ -241,7 +247,24 @@ def test_a_resumed_run_may_not_change_its_numbers(config, monkeypatch, capsys, t
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(config.read_text())
     assert run_command(monkeypatch, "resume", str(folder), "method.beta=3.0") == 2
-    assert "an existing run may change only cluster, checkpoint, guard, run.iterations" in capsys.readouterr().err
+    assert (
+        "an existing run may change only cluster, checkpoint.every, checkpoint.keep, guard, run.iterations"
+        in capsys.readouterr().err
+    )
+
+
+def test_an_edit_of_a_run_s_own_files_is_noticed(config, tmp_path):
+    directory = RunDirectory.create(load_experiment(config, [f"run.output_dir={tmp_path / 'runs'}"]))
+    directory.changed(["cluster.samplers=7", "run.iterations=9"], RESUMABLE)
+    text = directory.config.read_text()
+    directory.config.write_text(text.replace("seed = 0", "seed = 1").replace("beta = 0.1", "beta = 0.5"))
+    (directory.path / "prompts.txt").write_text("another\n")
+    with pytest.raises(ConfigError) as caught:
+        directory.changed(["cluster.samplers=7"], RESUMABLE)
+    assert str(caught.value).startswith(
+        "method.beta = 0.5, run.prompts, run.seed = 1: an existing run may change only cluster, "
+    )
+    assert str(caught.value).endswith("it was made with 0.1, run.prompts, 0")
 
 
 def test_overrides_keep_the_other_defaults_of_a_partial_table(config):

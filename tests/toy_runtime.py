@@ -39,18 +39,19 @@ class ToyDecoder(Decoder):
 
 
 class ToyRuntime(LocalRuntime):
-    """`trips`: iteration -> alarms that its update shall report."""
+    """`trips`: iteration -> alarms that its update shall report. `watched`: rewards that are only looked at."""
 
     def __init__(
         self,
         experiment: Experiment,
         trips: dict[int, dict[str, int]] | None = None,
         rewards: tuple[Reward, ...] = (Colorfulness(),),
+        watched: tuple[Reward, ...] = (),
     ) -> None:
         self.trips = trips or {}
         self.learner = Learner(ToyDenoiser(), experiment)
-        scoring = LocalScoring(Scorer(ToyDecoder(), rewards))
-        self.sampler = Sampler(ToyDenoiser(), experiment.sampling, experiment.method.search, scoring)
+        scoring = LocalScoring(Scorer(ToyDecoder(), rewards, watched, experiment.guard.reward_timeout))
+        self.sampler = Sampler(ToyDenoiser(), experiment.sampling, experiment.method.search, scoring, 1e-4)
         self._requested = {}
 
     def update(self, iteration: int) -> UpdateReport:

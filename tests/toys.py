@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor
 
 from raypref.core.schedule import Schedule
@@ -78,7 +79,8 @@ class ToyDenoiser(Denoiser):
             self.adapted = True
 
     def export_lora(self, folder: Path) -> None:
-        raise NotImplementedError
+        folder.mkdir(exist_ok=True)
+        save_file({"adapter": self.parameters.flat.clone()}, folder / "pytorch_lora_weights.safetensors")
 
     def stir(self, seed: int = 1, scale: float = 0.05) -> None:
         """Moves the adapter away from zero."""

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -112,6 +113,12 @@ class Curves(Observer):
 
     def checkpointed(self, state: TrainState) -> None:
         pass
+
+    def trained(self, export: Callable[[Path], None]) -> None:
+        pass
+
+    def learner_lost(self, iteration: int, why: str) -> None:
+        raise AssertionError("it lives in this process")
 
 
 def path_of(arm: Arm, seed: int) -> Path:

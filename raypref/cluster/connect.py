@@ -2,6 +2,9 @@
 
 import math
 import os
+import signal
+import threading
+from typing import Any
 
 import ray
 
@@ -20,14 +23,27 @@ def connect(experiment: Experiment) -> bool:
     if address == "local":
         address = os.environ.get("RAY_ADDRESS", "local")  # set inside a job
     if address != "local":
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        _init(address=address)
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default; unset, it warns
-    ray.init(
+    _init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(experiment.cluster.total_cpus())),
         include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
     )
     return True
+
+
+def _init(**settings: Any) -> None:
+    """Ray takes SIGTERM for itself, in Python and below; whoever handled it before does so again afterwards."""
+    handler = signal.getsignal(signal.SIGTERM)
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+    except SystemExit as ended:
+        if ours and ended.code == signal.SIGTERM:  # it came meanwhile, and this is what Ray makes of it
+            handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, handler)

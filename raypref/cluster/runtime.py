@@ -1,23 +1,30 @@
 """The roles as Ray actors, behind the verbs of `Runtime`."""
 
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from raypref.cluster.connect import connect
-from raypref.cluster.pool import Job, Pool
+from raypref.cluster.pool import AnswersLost, Job, Pool, Quarantined, Silence
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
 from raypref.core.search import Search
+from raypref.train.build import claim_threads
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
-from raypref.train.runtime import Runtime
+from raypref.train.runtime import MAX_LOSSES, LearnerLost, Runtime
 from raypref.train.scorer import Judgement
 from raypref.train.state import LearnerState
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 class RayRuntime(Runtime):
@@ -28,10 +35,11 @@ class RayRuntime(Runtime):
         """Starts every worker, and waits until each has loaded its model.
 
         Raises:
-            TimeoutError: where they did not start in time.
+            Silence: where they did not start in time.
         """
         self.experiment = experiment
-        self._workers: list[Any] = []
+        self.scorers: list[Any] = []
+        claim_threads(experiment)  # the driver sums too, over held-out pictures
         self._owns_cluster = connect(experiment)
         try:
             self._start()
@@ -40,37 +48,62 @@ class RayRuntime(Runtime):
             raise
 
     def _start(self) -> None:
-        cluster = self.experiment.cluster
+        cluster, run = self.experiment.cluster, uuid4().hex[:8]
         # Samplers find reward workers by name: of handles among a constructor's arguments Ray warns that a restart may
         # not find them again.
-        self.scorer_names = [f"reward-{index}-{uuid4().hex[:8]}" for index in range(cluster.reward_workers)]
-        self.scorers = [
-            self._spawn(
-                ScorerWorker, cluster.reward_gpus, self.experiment, name=name, max_restarts=-1, max_task_retries=2
-            )
-            for name in self.scorer_names
-        ]
-        slots = cluster.chunks_in_flight
-        self.samplers = [
-            self._spawn(
-                SamplerWorker,
-                cluster.sampler_gpus,
-                self.experiment,
-                self.scorer_names,
-                max_restarts=-1,
-                max_concurrency=slots,
-            )
-            for _ in range(cluster.samplers)
-        ]
-        self.learner = self._spawn(LearnerWorker, cluster.learner_gpus, self.experiment)
-        self._await_workers()
-        self.pool = Pool(self.samplers, slots, cluster.timeout)
+        self.scorer_names = [f"raypref-{run}-reward-{index}" for index in range(cluster.reward_workers)]
+        for name in self.scorer_names:
+            scorer = self._spawn(ScorerWorker, cluster.reward_gpus, self.experiment, name=name, max_restarts=-1)
+            self.scorers.append(scorer)
+        self.learner, self._learner_is_lost = self._spawn_learner(), False
+        patience = cluster.timeout, self.experiment.scoring_timeout()
+        self.pool = Pool(self._spawn_sampler, cluster.samplers, cluster.chunks_in_flight, *patience)
         self._jobs: dict[int, list[Job]] = {}
-        self._weights: dict[int, Any] = {0: self.learner.weights.remote(0)}
+        self._weights: dict[int, Any] = {}
+        try:
+            for scorer in self.scorers:
+                self.pool.wait_other(scorer.ready.options(max_task_retries=-1).remote(), "a reward worker's start")
+            self._wait_learner()
+            self.pool.wait_ready()
+        except Silence as problem:
+            raise Silence(
+                f"{problem}. The run asks for {cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the "
+                f"cluster has {ray.cluster_resources()}, of which free: {ray.available_resources()}"
+            ) from None
+
+    def _spawn_sampler(self) -> Any:
+        cluster = self.experiment.cluster
+        return self._spawn(
+            SamplerWorker,
+            cluster.sampler_gpus,
+            self.experiment,
+            self.scorer_names,
+            max_concurrency=cluster.chunks_in_flight,
+        )
+
+    def _spawn_learner(self) -> Any:
+        # It never restarts by itself: a fresh learner that answered in the place of a trained one would go unnoticed.
+        return self._spawn(LearnerWorker, self.experiment.cluster.learner_gpus, self.experiment)
+
+    def _wait_learner(self) -> None:
+        """Returns once a learner has loaded its model: the first, or one of those that take its place.
+
+        Raises:
+            LearnerLost: where MAX_LOSSES in a row were lost while they started.
+        """
+        for attempt in range(1, MAX_LOSSES + 1):
+            try:
+                self.pool.wait_other(self.learner.ready.remote(), "the learner's start")
+                return
+            except RayActorError as problem:
+                if attempt == MAX_LOSSES:
+                    raise LearnerLost(f"no learner can be started: {problem}") from problem
+                logger.warning("the learner was lost while it started; another is started: %s", problem)
+                self.learner = self._spawn_learner()
 
     def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
         threads = str(self.experiment.run.num_threads)
-        actor = (
+        return (
             ray.remote(worker)
             .options(
                 num_cpus=self.experiment.cluster.worker_cpus,
@@ -80,59 +113,83 @@ class RayRuntime(Runtime):
             )
             .remote(*arguments)
         )
-        self._workers.append(actor)
-        return actor
-
-    def _await_workers(self) -> None:
-        """Waits until every worker has loaded its model.
-
-        Raises:
-            TimeoutError: with what the run asks for and what the cluster has.
-        """
-        cluster = self.experiment.cluster
-        try:
-            ray.get(
-                [worker.ready.remote() for worker in self._workers],
-                timeout=cluster.timeout,
-            )
-        except GetTimeoutError:
-            raise TimeoutError(
-                f"not all workers started within {cluster.timeout:g} s (cluster.timeout). The run asks "
-                f"for {cluster.total_cpus():g} CPUs and {cluster.total_gpus():g} GPUs; the cluster has "
-                f"{ray.cluster_resources()}, of which free: {ray.available_resources()}"
-            ) from None
 
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
         self._jobs[iteration] = [Job("rollout", chunk, (self._weights[version],)) for chunk in chunks]
         self.pool.submit(self._jobs[iteration])
 
     def update(self, iteration: int) -> UpdateReport:
-        rollouts = self.pool.wait_jobs(self._jobs.pop(iteration))
-        report = unpack(self.pool.wait_other(self.learner.update.remote(iteration, *rollouts), "the learner"))
-        self._weights[iteration + 1] = self.learner.weights.remote(iteration + 1)
+        def learn(rollouts: list[Any]) -> UpdateReport:
+            return unpack(self._ask_learner("update", iteration, *rollouts, versions=[iteration + 1]))
+
+        report = self._use_answers(self._jobs.pop(iteration), learn)
         for old in [version for version in self._weights if version < iteration + 1 - self.experiment.run.lag]:
             del self._weights[old]
         return report
 
     def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+        def fetch(judgements: list[Any]) -> list[Judgement]:
+            try:
+                return [unpack(packed) for packed in ray.get(judgements, timeout=self.experiment.cluster.timeout)]
+            except (ObjectLostError, GetTimeoutError) as problem:
+                raise AnswersLost(str(problem)) from None
+
         jobs = [Job("picture", chunk, (self._weights[version], search)) for chunk in chunks]
         self.pool.submit(jobs)
-        return [unpack(packed) for packed in ray.get(self.pool.wait_jobs(jobs))]
+        return self._use_answers(jobs, fetch)
+
+    def _use_answers(self, jobs: list[Job], use: Callable[[list[Any]], Found]) -> Found:
+        """What `use` makes of references to the jobs' answers; those that are lost with a node are computed again."""
+        losses: list[str] = []
+        while len(losses) < MAX_LOSSES:
+            try:
+                return use(self.pool.wait_jobs(jobs))
+            except AnswersLost as lost:
+                losses.append(str(lost))
+                logger.warning("answers were lost with the node that held them and are computed again: %s", lost)
+            for job in jobs:
+                job.result = None
+            self.pool.submit(jobs)
+        raise Quarantined(f"the answers to {jobs[0].chunk.name} and others were lost again and again: {losses}")
+
+    def _ask_learner(self, method: str, *arguments: Any, versions: Sequence[int] = ()) -> Any:
+        """The learner's answer. Versions of the weights that come with it are kept for the samplers, by reference.
+
+        Raises:
+            LearnerLost: where it died, or was silent for cluster.timeout seconds.
+        """
+        call = getattr(self.learner, method).options(num_returns=1 + len(versions))
+        references = call.remote(*arguments)
+        answer, *weights = references if versions else [references]
+        try:
+            value = self.pool.wait_other(answer, "the learner")
+        except (RayActorError, ObjectLostError, GetTimeoutError, Silence) as problem:
+            self._learner_is_lost = True
+            raise LearnerLost(f"the learner is lost: {problem}") from problem
+        self._weights |= dict(zip(versions, weights, strict=True))
+        return value
 
     def state(self) -> LearnerState:
-        return unpack(self.pool.wait_other(self.learner.state.remote(), "the learner"))
+        return unpack(self._ask_learner("state"))
 
-    def restore(self, state: LearnerState) -> None:
-        self.pool.wait_other(self.learner.restore.remote(pack(state)), "the learner")
-        self._weights = {version: self.learner.weights.remote(version) for version in state.history}
+    def restore(self, state: LearnerState | None) -> None:
+        self.pool.forget()
+        self._jobs.clear()
+        self._weights.clear()
+        if self._learner_is_lost:
+            ray.kill(self.learner)
+            self.learner, self._learner_is_lost = self._spawn_learner(), False
+        if state is None:
+            self._ask_learner("weights", 0, versions=[0])
+        else:
+            self._ask_learner("restore", pack(state), versions=sorted(state.history))
 
     def roll_back(self, state: LearnerState, version: int) -> None:
-        self.pool.wait_other(self.learner.roll_back.remote(pack(state), version), "the learner")
-        self._weights[version] = self.learner.weights.remote(version)
+        self._ask_learner("roll_back", pack(state), version, versions=[version])
 
     def export_lora(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.pool.wait_other(self.learner.lora_files.remote(), "the learner").items():
+        for name, content in self._ask_learner("lora_files").items():
             (folder / name).write_bytes(content)
 
     def close(self) -> None:
@@ -140,5 +197,8 @@ class RayRuntime(Runtime):
         if self._owns_cluster:
             ray.shutdown()
             return
-        for worker in self._workers:
-            ray.kill(worker)
+        for scorer in self.scorers:
+            ray.kill(scorer)
+        if hasattr(self, "pool"):
+            self.pool.close()
+            ray.kill(self.learner)

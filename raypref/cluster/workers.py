@@ -1,20 +1,18 @@
 """The three roles as actors: plain classes that pack and unpack; `ray.remote` is applied where they are spawned."""
 
-import itertools
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from raypref.cluster.remote_scoring import RemoteScoring
+from raypref.cluster.whereabouts import Whereabouts
 from raypref.cluster.wire import pack, unpack
 from raypref.core.search import Search
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
-from raypref.train.rollout import ScoreRequest, Scores
-from raypref.train.sampler import Scoring
-from raypref.train.scorer import Judgement
+from raypref.train.scorer import Scorer
 from raypref.train.state import learner_state, restore_learner, roll_back
 
 Packed = Any
@@ -24,10 +22,16 @@ class ScorerWorker:
     """A reward worker: decodes and scores. Stateless, so a lost call is simply made again."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.scorer = build_scorer(experiment)
+        self.experiment = experiment
 
-    def ready(self) -> bool:
-        return True
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Loaded by the first call: Ray never restarts an actor whose constructor has raised, not even once."""
+        return build_scorer(self.experiment)
+
+    def ready(self) -> Whereabouts:
+        assert self.scorer
+        return Whereabouts.own()
 
     def score(self, request: Packed) -> Packed:
         return pack(self.scorer.score(unpack(request)))
@@ -36,70 +40,51 @@ class ScorerWorker:
         return pack(self.scorer.judge(unpack(request)))
 
 
-class RemoteScoring(Scoring):
-    """Reward workers by their actors' names, taken in turn."""
-
-    def __init__(self, workers: list[str], timeout: float) -> None:
-        # Half the driver's patience: the sampler's error, which knows the cause, comes first.
-        self.turns, self.timeout = itertools.cycle([ray.get_actor(name) for name in workers]), timeout / 2
-
-    def score(self, request: ScoreRequest) -> Scores:
-        return self._get(next(self.turns).score.remote(pack(request)))
-
-    def judge(self, request: ScoreRequest) -> Judgement:
-        return self._get(next(self.turns).judge.remote(pack(request)))
-
-    def _get(self, reference: Any) -> Any:
-        try:
-            return unpack(ray.get(reference, timeout=self.timeout))
-        except ray.exceptions.GetTimeoutError:
-            raise TimeoutError(
-                f"a reward worker gave no answer for {self.timeout:g} s (half of cluster.timeout): is it that slow?"
-            ) from None
-
-
 class SamplerWorker:
-    """A sampler. Every job returns (result, receipt): the result goes to whoever needs it, the receipt tells the driver
-    that it is there without pulling it over."""
+    """A sampler. Every job returns (result, receipt): the result goes to whoever needs it; the receipt, a list of what
+    became of reward workers meanwhile, tells the driver that it is there without pulling it over."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        self.sampler = build_sampler(experiment, RemoteScoring(scorers, experiment.cluster.timeout))
+        self.scoring = RemoteScoring(scorers, experiment.scoring_timeout())
+        self.sampler = build_sampler(experiment, self.scoring)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> Whereabouts:
+        return Whereabouts.own()
 
-    def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, str]:
-        return pack(self.sampler.rollout(chunk, unpack(weights))), chunk.name
+    def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, list[str]]:
+        return pack(self.sampler.rollout(chunk, unpack(weights))), self.scoring.incidents()
 
-    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, str]:
-        return pack(self.sampler.picture(chunk, unpack(weights), search)), chunk.name
+    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, list[str]]:
+        return pack(self.sampler.picture(chunk, unpack(weights), search)), self.scoring.incidents()
 
 
 class LearnerWorker:
-    """The learner."""
+    """The learner. What changes the policy returns (answer, weights...), so that a version of the weights leaves the
+    worker with the call that made it, and stays when the worker is lost."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.learner = build_learner(experiment)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> Whereabouts:
+        return Whereabouts.own()
 
-    def update(self, iteration: int, *sampled: Packed) -> Packed:
-        return pack(self.learner.update(iteration, [unpack(part) for part in sampled]))
+    def weights(self, *versions: int) -> tuple[Any, ...]:
+        return True, *(pack(self.learner.weights(version)) for version in versions)
 
-    def weights(self, version: int) -> Packed:
-        return pack(self.learner.weights(version))
+    def update(self, iteration: int, *sampled: Packed) -> tuple[Packed, Packed]:
+        report = self.learner.update(iteration, [unpack(part) for part in sampled])
+        return pack(report), pack(self.learner.weights(iteration + 1))
 
     def state(self) -> Packed:
         return pack(learner_state(self.learner))
 
-    def restore(self, state: Packed) -> bool:
+    def restore(self, state: Packed) -> tuple[Any, ...]:
         restore_learner(self.learner, unpack(state))
-        return True
+        return self.weights(*sorted(self.learner.history))
 
-    def roll_back(self, state: Packed, version: int) -> bool:
+    def roll_back(self, state: Packed, version: int) -> tuple[Any, ...]:
         roll_back(self.learner, unpack(state), version)
-        return True
+        return self.weights(version)
 
     def lora_files(self) -> dict[str, bytes]:
         """The exported adapter by file name: the driver's disk may be another machine's."""

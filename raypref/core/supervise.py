@@ -66,9 +66,10 @@ def _beats(credit: Float[Tensor, "P G S R"]) -> Bool[Tensor, "P G G S"]:
 def best_vs_worst(rollout: Rollout, credit: Float[Tensor, "P G S R"], threshold: float = 0.0) -> Transitions:
     """Pairs the best with the worst candidate of every prompt and step.
 
-    No pair comes of a tie (or of two candidates of which neither beats the other), of fewer than two scored candidates,
-    or of a gap that is too small: tanh(gap / 2), the difference of the two softmax probabilities, must exceed
-    `threshold` in some reward (SPO's rule). A tie has no preference, and a missing score is not a low one.
+    No pair comes of a tie (all scored candidates are equal in every reward), of a best and worst that are incomparable
+    (each better in some reward), of fewer than two scored candidates, or of a gap that is too small: tanh(gap / 2), the
+    difference of the two softmax probabilities, must exceed `threshold` in some reward (SPO's rule). A tie has no
+    preference, and a missing score is not a low one.
     Pairs are ordered by prompt, then step.
     """
     place = standing(credit)
@@ -77,6 +78,7 @@ def best_vs_worst(rollout: Rollout, credit: Float[Tensor, "P G S R"], threshold:
     best, worst = known.argmax(1), known.argmin(1)  # [P S]
     high, low = _of_candidate(credit, best), _of_candidate(credit, worst)  # [P S R]
     enough = scored.sum(1) >= 2
+    tied = enough & _all_equal(credit, scored)
     decided = enough & (high >= low).all(-1) & (high > low).any(-1)
     clear = decided & (torch.tanh((high - low) / 2) > threshold).any(-1)
     prompt, row = torch.nonzero(clear, as_tuple=True)  # [B]
@@ -92,10 +94,17 @@ def best_vs_worst(rollout: Rollout, credit: Float[Tensor, "P G S R"], threshold:
         mean=None if rollout.mean is None else rollout.mean[prompt, parents, row],
         dropped={
             "unscored": int((~enough).sum()),
-            "tie": int((enough & ~decided).sum()),
+            "tie": int(tied.sum()),
+            "incomparable": int((enough & ~decided & ~tied).sum()),
             "threshold": int((decided & ~clear).sum()),
         },
     )
+
+
+def _all_equal(credit: Float[Tensor, "P G S R"], scored: Bool[Tensor, "P G S"]) -> Bool[Tensor, "P S"]:
+    """Whether the scored candidates have the same credit in every reward."""
+    lowest = credit.masked_fill(~scored[..., None], torch.inf).amin(1)
+    return (lowest == credit.masked_fill(~scored[..., None], -torch.inf).amax(1)).all(-1)
 
 
 def _of_candidate(values: Float[Tensor, "P G S R"], candidate: Int[Tensor, "P S"]) -> Float[Tensor, "P S R"]:
@@ -137,6 +146,7 @@ def each_alone(rollout: Rollout, advantage: Float[Tensor, "P G"]) -> Transitions
         dropped={
             "unscored": steps * int(advantage.isnan().sum()),
             "tie": steps * int((advantage == 0).sum()),
+            "incomparable": 0,
             "threshold": 0,
         },
     )

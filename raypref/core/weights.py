@@ -14,6 +14,10 @@ class WeightsError(RuntimeError):
     """Weights that are not the ones they claim to be."""
 
 
+UNPROVED = (-1, "")
+"""Version and checksum of parameters that no version was proved for."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Which parameters a flat buffer holds, in order, and how to tell that it arrived whole."""
@@ -31,6 +35,8 @@ class Weights:
     manifest: Manifest
     flat: Float[Tensor, " n"]
     """float32, the parameters in the manifest's order."""
+    canary: Float[Tensor, "1 C H W"] | None = None
+    """What the learner's network predicts with them: see `raypref.train.canary`."""
 
 
 def checksum(flat: Float[Tensor, " n"]) -> str:
@@ -52,8 +58,7 @@ class FlatParameters:
         for parameter in self.parameters.values():
             parameter.data = self.flat[offset : offset + parameter.numel()].view(parameter.shape)
             offset += parameter.numel()
-        self.version = -1
-        self.checksum = ""
+        self.version, self.checksum = UNPROVED
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.parameters)
@@ -94,6 +99,7 @@ class FlatParameters:
             )
         if manifest.names != self.names() or manifest.shapes != self.shapes():
             raise WeightsError(f"weights version {manifest.version}: the order or the shapes of parameters differ")
+        self.version, self.checksum = UNPROVED  # what is refused below must not pass for what was here before
         self.flat.copy_(weights.flat)
         live = checksum(torch.cat([parameter.detach().flatten() for parameter in self.parameters.values()]))
         if live != manifest.checksum:

@@ -1,6 +1,7 @@
 """How good are the pictures of held-out prompts, and are they still different from each other?"""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, UInt8
@@ -8,12 +9,13 @@ from torch import Tensor
 
 from raypref.core.pictures import diversity, form_diversity
 from raypref.evaluate.rank_agreement import kendall_tau
-from raypref.train.scorer import Judgement
+from raypref.train.guards import commonest
+from raypref.train.scorer import Judgement, together
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over held-out prompts, with the standard error of that mean."""
+    """A mean over held-out prompts, with the standard error of that mean; NaN where nothing was scored."""
 
     mean: float
     standard_error: float
@@ -29,7 +31,7 @@ class Evaluation:
     rewards: dict[str, Estimate]
     """Reward name -> its estimate; the training reward comes first."""
     accuracy: dict[str, float]
-    """Attribute -> share of the pictures that show what the prompt asks."""
+    """Attribute -> share of the pictures that show what the prompt asks, of those that could be told."""
     diversity: float
     """See `diversity`."""
     form_diversity: float
@@ -38,6 +40,8 @@ class Evaluation:
     """Recorded step -> mean training reward of the clean picture predicted after it."""
     tau_by_step: dict[str, float]
     """Recorded step -> Kendall's tau between that score and the finished picture's, among pictures of one prompt."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Why, and of how many pictures, a reward said nothing."""
 
 
 def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int) -> Evaluation:
@@ -45,8 +49,9 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
     count = sum(len(part.prompts) for part in judgements) // images_per_prompt
 
     def gather(name: str, kind: str) -> Tensor:
-        return torch.cat([getattr(part, kind)[name] for part in judgements])
+        return torch.cat([getattr(part, kind)[name] for part in judgements if name in getattr(part, kind)])
 
+    attributes = dict.fromkeys(name for part in judgements for name in part.accuracy)  # where a reward failed: none
     final = gather(next(iter(judgements[0].scores)), "scores")
     steps = judgements[0].score_by_step
     by_step = {step: torch.cat([part.score_by_step[step] for part in judgements]) for step in steps}
@@ -55,7 +60,7 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
         prompts=count,
         images_per_prompt=images_per_prompt,
         rewards={name: _estimate(gather(name, "scores"), count) for name in judgements[0].scores},
-        accuracy={name: float(gather(name, "accuracy").nanmean()) for name in judgements[0].accuracy},
+        accuracy={name: float(gather(name, "accuracy").nanmean()) for name in attributes},
         diversity=diversity(pictures(judgements, images_per_prompt)),
         form_diversity=form_diversity(pictures(judgements, images_per_prompt)),
         score_by_step={str(step): float(scores.nanmean()) for step, scores in by_step.items()},
@@ -63,6 +68,7 @@ def evaluate(iteration: int, judgements: list[Judgement], images_per_prompt: int
             str(step): kendall_tau(scores.unflatten(0, (count, -1)), final.unflatten(0, (count, -1)))
             for step, scores in by_step.items()
         },
+        failures=commonest(together(*(part.failures for part in judgements))),
     )
 
 
@@ -75,5 +81,7 @@ def pictures(judgements: list[Judgement], images_per_prompt: int) -> UInt8[Tenso
 def _estimate(scores: Float[Tensor, " N"], prompts: int) -> Estimate:
     means = scores.unflatten(0, (prompts, -1)).nanmean(1)
     known = means[~means.isnan()]
+    if not len(known):
+        return Estimate(math.nan, math.nan)
     error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else 0.0
     return Estimate(float(known.mean()), error)

@@ -1,7 +1,9 @@
 """A fresh LoRA adapter on a diffusers network: peft's layers, our initial values, one flat buffer."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -13,6 +15,8 @@ from torch import Tensor
 from raypref.core.seeding import Key
 from raypref.core.weights import FlatParameters
 from raypref.models.base import ModelConfig
+
+HEADER_LENGTH_BYTES = 8
 
 
 def add_lora(network: ModelMixin, config: ModelConfig) -> FlatParameters:
@@ -58,3 +62,14 @@ def diffusers_state(network: ModelMixin) -> tuple[dict[str, Tensor], dict[str, o
     metadata = network.peft_config["default"].to_dict()
     # Sets have no order of their own; sorted, the same adapter is the same file.
     return owned, {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}
+
+
+def order_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file, which the library writes in an order that differs from call to call."""
+    content = path.read_bytes()
+    end = HEADER_LENGTH_BYTES + int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
+    header = json.loads(content[HEADER_LENGTH_BYTES:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % HEADER_LENGTH_BYTES)  # tensors start at a multiple of eight
+    path.write_bytes(len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text + content[end:])

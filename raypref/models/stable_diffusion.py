@@ -7,15 +7,17 @@ from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from raypref.core.schedule import Schedule
 from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
-from raypref.models.lora import adapter_off, add_lora, diffusers_state
+from raypref.models.lora import adapter_off, add_lora, diffusers_state, order_metadata
 
-FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = ("unet", "vae", "text_encoder")
+FOLDERS = (*WEIGHTS, "tokenizer", "scheduler")
 
 
 def read_schedule(scheduler: DDIMScheduler) -> Schedule:
@@ -44,10 +46,10 @@ class StableDiffusionDenoiser(Denoiser):
         source, revision, dtype = config.source(), config.revision, config.torch_dtype()
         self.device = config.torch_device()
         self.unet = UNet2DConditionModel.from_pretrained(
-            source, subfolder="unet", revision=revision, torch_dtype=dtype
+            source, subfolder="unet", revision=revision, torch_dtype=dtype, use_safetensors=True
         ).to(self.device)
         self.text_encoder = CLIPTextModel.from_pretrained(
-            source, subfolder="text_encoder", revision=revision, torch_dtype=dtype
+            source, subfolder="text_encoder", revision=revision, torch_dtype=dtype, use_safetensors=True
         ).to(self.device)
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
         # transformers builds an empty tokenizer, silently, where a checkpoint's files are missing: every prompt is then
@@ -104,6 +106,7 @@ class StableDiffusionDenoiser(Denoiser):
         """See `Denoiser.export_lora`."""
         state, metadata = diffusers_state(self.unet)
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state, unet_lora_adapter_metadata=metadata)
+        order_metadata(folder / LORA_WEIGHT_NAME_SAFE)
 
 
 class StableDiffusionDecoder(Decoder):
@@ -112,7 +115,11 @@ class StableDiffusionDecoder(Decoder):
     def __init__(self, config: ModelConfig) -> None:
         self.device = config.torch_device()
         self.vae = AutoencoderKL.from_pretrained(
-            config.source(), subfolder="vae", revision=config.revision, torch_dtype=config.torch_dtype()
+            config.source(),
+            subfolder="vae",
+            revision=config.revision,
+            torch_dtype=config.torch_dtype(),
+            use_safetensors=True,
         ).to(self.device)
         self.vae.eval().requires_grad_(False)
 
@@ -140,6 +147,12 @@ class StableDiffusion(ModelFamily):
         if missing:
             kind = json.loads(index.read_text()).get("_class_name")
             raise ValueError(f"{folder} ({kind}) lacks {', '.join(missing)}: family stable_diffusion needs them.")
+        pickled = [name for name in WEIGHTS if not any((folder / name).glob("*.safetensors"))]
+        if pickled:
+            raise ValueError(
+                f"{folder} has no .safetensors file in {', '.join(pickled)}; pickled weights (.bin) can run code and "
+                "are not loaded; load the pipeline in diffusers once and save it with safe_serialization=True."
+            )
 
     @classmethod
     def denoiser(cls, config: ModelConfig) -> Denoiser:

@@ -47,7 +47,8 @@ class Aesthetic(Reward):
         """
         use_cuda = device == "auto" and torch.cuda.is_available()
         self.device = torch.device("cuda" if use_cuda else "cpu" if device == "auto" else device)
-        self.tower = CLIPVisionModelWithProjection.from_pretrained(clip).to(self.device).eval().requires_grad_(False)
+        tower = CLIPVisionModelWithProjection.from_pretrained(clip, use_safetensors=True)
+        self.tower = tower.to(self.device).eval().requires_grad_(False)
         self.size: int = self.tower.config.image_size
         self.weight, self.bias = (part.to(self.device) for part in fold_head(read_head(head)))
 
@@ -58,7 +59,7 @@ class Aesthetic(Reward):
 
 
 def read_head(source: str) -> dict[str, Tensor]:
-    """The head's state dict from a URL or a file."""
+    """The head's state dict from a URL or a file. It is published pickled; `weights_only` runs no code of it."""
     if source.startswith("https://"):
         return torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
     if not Path(source).is_file():

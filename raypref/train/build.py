@@ -17,27 +17,29 @@ def model_family(experiment: Experiment) -> type[ModelFamily]:
     return named_classes(models, ModelFamily)[experiment.model.family]
 
 
-def _claim_threads(experiment: Experiment) -> None:
+def claim_threads(experiment: Experiment) -> None:
     """Thread count is part of the numbers (sums split differently), so every role of a run sets the same one."""
     torch.set_num_threads(experiment.run.num_threads)
 
 
 def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     denoiser = model_family(experiment).denoiser(experiment.model)
-    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring)
+    tolerance = experiment.cluster.sync_tolerance
+    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring, tolerance)
 
 
 def build_scorer(experiment: Experiment) -> Scorer:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     known = named_classes(rewards, Reward)
     training = (known[experiment.reward.name](**experiment.reward.settings),
                 *(known[name]() for name in experiment.reward.also))  # fmt: skip
     names = {reward.name for reward in training}
     watched = tuple(known[name]() for name in experiment.evaluate.rewards if name not in names)
-    return Scorer(model_family(experiment).decoder(experiment.model), training, watched)
+    decoder = model_family(experiment).decoder(experiment.model)
+    return Scorer(decoder, training, watched, experiment.guard.reward_timeout)
 
 
 def build_learner(experiment: Experiment) -> Learner:
-    _claim_threads(experiment)
+    claim_threads(experiment)
     return Learner(model_family(experiment).denoiser(experiment.model), experiment)

@@ -172,7 +172,7 @@ GuardAction = Literal["count", "stop", "roll_back"]
 @dataclass(frozen=True)
 class GuardConfig:
     """`[guard]`: what to do where training goes wrong. count: note it and go on. stop: end the run with an error; what
-    was computed stays, and can be resumed. roll_back: go on with the weights of the last checkpoint."""
+    was computed stays, and can be resumed. roll_back: go on from the state before the iteration."""
 
     nonfinite: GuardAction = "stop"
     """A NaN or infinite loss or gradient. Such an update is never applied."""
@@ -185,11 +185,20 @@ class GuardConfig:
     diversity: GuardAction = "count"
     """Held-out pictures whose diversity fell below `diversity_share` of the base model's."""
     diversity_share: float = 0.5
+    missing_share: float = 0.1
+    """The run stops where a larger share of an iteration's pairs lacks a score: the reward fails. 1 lets it go on."""
+    tied_share: float = 0.9
+    """The run stops where a larger share of an iteration's pairs is an exact tie: the reward is constant."""
+    reward_timeout: float = 300.0
+    """Seconds after which a call of a reward, for up to 16 pictures, counts as failed."""
 
     def __post_init__(self) -> None:
         require(self.spike_factor > 1, "spike_factor", self.spike_factor, "use a number above 1, such as 20.")
         for name in ("saturated_share", "diversity_share"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "use a share above 0, up to 1.")
+        for name in ("missing_share", "tied_share"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "use a share from 0 to 1 (never stop).")
+        require(self.reward_timeout > 0, "reward_timeout", self.reward_timeout, "use a positive number of seconds.")
 
 
 @dataclass(frozen=True)
@@ -213,10 +222,14 @@ class EvaluateConfig:
 class CheckpointConfig:
     """`[checkpoint]`."""
 
-    every: int = 5
-    """Iterations between checkpoints; the last iteration always has one."""
+    every: int = 1
+    """Iterations between checkpoints. There is always one of the base model, and one of the last finished iteration
+    where a run ends, is stopped, or fails; only a kill without warning loses what came after the last checkpoint."""
     keep: int = 2
     """How many are kept."""
+    folder: str = ""
+    """Where: a path or an fsspec URL such as s3://bucket/checkpoints, below which run.name is appended. Empty: the run
+    directory."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "every", self.every, "use 1 or more.")
@@ -241,7 +254,11 @@ class ClusterConfig:
     worker_cpus: float = 0.5
     """CPUs that Ray reserves for each worker."""
     timeout: float = 1800.0
-    """Seconds of silence from a worker after which the run stops and names it."""
+    """Seconds that a worker may take to start, for a chunk (its rewards included), or for an update. One that takes
+    longer is taken for hung, and replaced; a reward worker, after a quarter of it and guard.reward_timeout."""
+    sync_tolerance: float = 1e-4
+    """By how much a sampler's prediction may differ from the learner's with the same weights: see
+    `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in bfloat16."""
 
     def __post_init__(self) -> None:
         for name in ("samplers", "reward_workers", "chunks_in_flight"):
@@ -252,6 +269,7 @@ class ClusterConfig:
             gpus = getattr(self, name)
             require(gpus <= 1 or gpus == int(gpus), name, gpus, "use a share of one GPU, or a whole number.")
         require(self.timeout > 0, "timeout", self.timeout, "use a positive number of seconds.")
+        require(self.sync_tolerance > 0, "sync_tolerance", self.sync_tolerance, "use a positive number, such as 1e-4.")
 
     def total_cpus(self) -> float:
         """CPUs that all workers reserve."""
@@ -279,6 +297,11 @@ class Experiment:
     cluster: ClusterConfig = ClusterConfig()
     prompts: tuple[str, ...] = ()
     heldout_prompts: tuple[str, ...] = ()
+
+    def scoring_timeout(self) -> float:
+        """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
+        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
+        return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
 
     def policy_version(self, iteration: int) -> int:
         """The version of the weights that iteration's rollouts use; version v is the policy after v iterations."""

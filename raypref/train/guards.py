@@ -1,6 +1,7 @@
 """Guards: what went wrong in an iteration, by name, and what a run does about it."""
 
 import math
+from collections import Counter
 
 import torch
 
@@ -12,6 +13,44 @@ from raypref.train.stopped import StoppedRun
 
 class GuardStop(StoppedRun):
     """A guard that is set to stop the run."""
+
+
+class BadRewards(StoppedRun):
+    """A reward that fails too often, or cannot tell pictures apart."""
+
+
+def commonest(failures: dict[str, int]) -> dict[str, int]:
+    """Three of the reasons why rewards gave no score; there may be as many as pictures."""
+    return dict(Counter(failures).most_common(3))
+
+
+def on_one_line(failures: dict[str, int]) -> str:
+    """The commonest reasons, with the number of pictures."""
+    return "; ".join(f"{why} ({count}x)" for why, count in commonest(failures).items())
+
+
+def check_rewards(
+    config: GuardConfig, iteration: int, dropped: dict[str, int], kept: int, failures: dict[str, int]
+) -> None:
+    """Looks at why an iteration's rows were dropped, beside those kept; `failures` are the rewards' own reasons.
+
+    Raises:
+        BadRewards: where more lack a score, or are tied, than the config allows.
+    """
+    total = max(1, sum(dropped.values()) + kept)
+    missing, tied = dropped.get("unscored", 0) / total, dropped.get("tie", 0) / total
+    if missing > config.missing_share:
+        raise BadRewards(
+            f"iteration {iteration}: {missing:.1%} of the pairs lack a score, more than guard.missing_share = "
+            f"{config.missing_share:g} allows. {on_one_line(failures)}. Mend the reward and go on with `raypref "
+            "resume`, or raise the limit there"
+        )
+    if tied > config.tied_share:
+        raise BadRewards(
+            f"iteration {iteration}: {tied:.1%} of the pairs are exact ties, more than guard.tied_share = "
+            f"{config.tied_share:g} allows: the reward is constant on these pictures. Mend it and go on with "
+            "`raypref resume`, or raise the limit there"
+        )
 
 
 def picture_alarms(

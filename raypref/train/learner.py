@@ -17,9 +17,12 @@ from raypref.core.timestep_weight import timestep_weight
 from raypref.core.types import Loss, Rollout, Transitions, concat_rollouts
 from raypref.core.weights import Weights, WeightsError
 from raypref.models.base import Denoiser
+from raypref.train.canary import Canary
 from raypref.train.experiment import Experiment
+from raypref.train.guards import check_rewards
 from raypref.train.reference import Reference
 from raypref.train.sampler import SampledRollout
+from raypref.train.scorer import together
 from raypref.train.stopped import StoppedRun
 from raypref.train.tally import Tally
 
@@ -33,9 +36,14 @@ class UpdateReport:
     """Metric -> recorded step -> its mean there; "gain" is Q(x_s) - Q(x_t) of all candidates, where both are scored."""
     alarms: dict[str, int]
     """Guard -> how often it was tripped."""
+    failures: dict[str, int]
+    """Why, and of how many pictures, a reward gave no score."""
     pairs: int
     seconds: dict[str, float]
-    """Role -> busy seconds: denoising and scoring (as the samplers waited for it), learning."""
+    """Role -> busy seconds: denoising, scoring (as the samplers waited for it), syncing of weights, learning."""
+    syncs: int
+    """How often a sampler installed a version of the weights and proved it. Like the seconds, it depends on who was
+    faster, and is no part of the numbers."""
 
 
 WARM_UP = 10
@@ -64,29 +72,38 @@ class Learner:
             foreach=False,
         )
         self.reference = Reference(denoiser, experiment.reference)
+        self._canary = Canary(denoiser, self.process, experiment.sampling.guidance_scale)
         self.gradient_level = math.nan
         """Running level of the gradient's norm; NaN before the first update."""
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
 
     def weights(self, version: int) -> Weights:
-        """A version that rollouts may still ask for: the newest or, with lag, the one before."""
-        return self.history[version]
+        """A version that rollouts may still ask for, the newest or, with lag, the one before; with its canary."""
+        found = self.history[version]
+        if found.canary is None:
+            with self.denoiser.parameters.wearing(found.flat):
+                found = replace(found, canary=self._canary.sing())
+            self.history[version] = found
+        return found
 
     def update(self, iteration: int, sampled: list[SampledRollout]) -> UpdateReport:
         """Trains on an iteration's rollouts and makes version `iteration + 1`.
 
         Raises:
             WeightsError: where the rollouts were not drawn with the weights that this iteration calls for.
-            NoPairs: where every pair is a tie or lacks a score.
+            BadRewards: where too many pairs lack a score or are tied; nothing has been trained on then.
+            NoPairs: where no pair is left.
         """
         started = time.perf_counter()
         rollout = concat_rollouts([part.rollout for part in sampled])
         self._check_policy(iteration, rollout)
         pairs = self.method.supervise(rollout)
+        failures = together(*(part.failures for part in sampled))
+        check_rewards(self.experiment.guard, iteration, pairs.dropped, len(pairs), failures)
         if len(pairs) == 0:
             raise NoPairs(
-                f"iteration {iteration}: every pair is a tie, below the threshold, or has no score "
-                f"({pairs.dropped}). Is the reward constant on these pictures?"
+                f"iteration {iteration}: every pair is a tie, incomparable, below the threshold, or has no score "
+                f"({pairs.dropped}). Does the reward tell these pictures apart?"
             )
         trained = self.process.t[list(self.method.search.recorded())]
         total = len(self.denoiser.schedule.alphas_cumprod)
@@ -94,22 +111,27 @@ class Learner:
         metrics, by_step, alarms = self._train(iteration, replace(pairs, weight=pairs.weight * weight))
         self._remember(iteration + 1)
         dropped = {f"dropped_{why}": float(count) for why, count in pairs.dropped.items()}
+        candidates = sum(dropped.values()) + len(pairs)
         metrics |= dropped | {
             "reward": float(_last_scores(rollout).nanmean()),
             "credit_win": float(pairs.credit[0].mean()),
             "credit_lose": float(pairs.credit[-1].mean()),
-            "dropped_share": sum(dropped.values()) / (sum(dropped.values()) + len(pairs)),
+            "dropped_share": sum(dropped.values()) / candidates,
+            "missing_share": pairs.dropped.get("unscored", 0) / candidates,
         }
         return UpdateReport(
             metrics=metrics,
             by_step=by_step | self._gain_by_step(rollout),
             alarms=alarms,
+            failures=failures,
             pairs=len(pairs),
             seconds={
                 "denoising": sum(part.seconds_denoising for part in sampled),
                 "scoring": sum(part.seconds_scoring for part in sampled),
+                "syncing": sum(part.seconds_syncing for part in sampled),
                 "learning": time.perf_counter() - started,
             },
+            syncs=sum(part.syncs for part in sampled),
         )
 
     def _check_policy(self, iteration: int, rollout: Rollout) -> None:

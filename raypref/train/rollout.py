@@ -5,7 +5,7 @@ one pure function for every runtime; a sampler that drives two of them denoises 
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,10 @@ class Scores:
     """The answer to a ScoreRequest."""
 
     value: Float[Tensor, "N R"]
+    """NaN where a reward gave none."""
     gradient: Float[Tensor, "N C H W"] | None = None
+    failures: dict[str, int] = field(default_factory=dict)
+    """Why, and of how many pictures, a reward gave no score."""
 
 
 Exploration = Generator[ScoreRequest, Scores, Rollout]

@@ -12,6 +12,14 @@ from raypref.train.rollout import ScoreRequest, Scores
 from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement, Scorer
 from raypref.train.state import LearnerState, learner_state, restore_learner, roll_back
+from raypref.train.stopped import StoppedRun
+
+MAX_LOSSES = 3
+"""Workers that one piece of work may cost: a chunk samplers, pictures reward workers, an iteration learners."""
+
+
+class LearnerLost(StoppedRun):
+    """The learner died or fell silent; `restore` starts another."""
 
 
 class Runtime(ABC):
@@ -34,8 +42,8 @@ class Runtime(ABC):
         """Everything that the learner would need to go on."""
 
     @abstractmethod
-    def restore(self, state: LearnerState) -> None:
-        """Goes on from there."""
+    def restore(self, state: LearnerState | None) -> None:
+        """Goes on from there, or from the start; what was requested before is forgotten. It comes first of all."""
 
     @abstractmethod
     def roll_back(self, state: LearnerState, version: int) -> None:
@@ -86,8 +94,10 @@ class LocalRuntime(Runtime):
     def state(self) -> LearnerState:
         return learner_state(self.learner)
 
-    def restore(self, state: LearnerState) -> None:
-        restore_learner(self.learner, state)
+    def restore(self, state: LearnerState | None) -> None:
+        self._requested.clear()
+        if state is not None:
+            restore_learner(self.learner, state)
 
     def roll_back(self, state: LearnerState, version: int) -> None:
         roll_back(self.learner, state, version)

@@ -3,18 +3,20 @@
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from raypref.core.search import Search
 from raypref.core.types import Rollout
 from raypref.core.weights import Weights
 from raypref.models.base import Denoiser
+from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
 from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
-from raypref.train.scorer import Judgement
+from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
 
@@ -36,20 +38,42 @@ class SampledRollout:
     rollout: Rollout
     seconds_denoising: float
     seconds_scoring: float
+    syncs: int = 0
+    """Versions of the weights that this sampler has proved since its last rollout; with pictures in between, theirs."""
+    seconds_syncing: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Why, and of how many pictures, a reward gave no score."""
+
+
+@dataclass
+class Spent:
+    """What a search cost, in seconds and missing scores; it grows while the search runs."""
+
+    denoising: float = 0.0
+    scoring: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
-    def __init__(self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring) -> None:
-        self.denoiser, self.search, self.scoring = denoiser, search, scoring
+    def __init__(
+        self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring, sync_tolerance: float
+    ) -> None:
+        self.denoiser, self.search, self.scoring, self.sync_tolerance = denoiser, search, scoring, sync_tolerance
         self.process = sampling.process(denoiser.schedule)
         self.guidance_scale = sampling.guidance_scale
         self._network = threading.Lock()
+        self._canary = Canary(denoiser, self.process, sampling.guidance_scale)
+        self._proved: deque[tuple[int, str]] = deque(maxlen=4)
+        self._syncs, self._seconds_syncing = 0, 0.0  # not told yet
 
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches from the chunk's prompts with exactly these weights."""
-        return SampledRollout(*self._drive(explore(self._walk(chunk), self.search), weights))
+        rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
+        with self._network:
+            syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
+        return SampledRollout(rollout, spent.denoising, spent.scoring, syncs, seconds, spent.failures)
 
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
@@ -58,22 +82,22 @@ class Sampler:
         """
         walk = self._walk(chunk)
         if search is not None:
-            x_0 = self._drive(best_of_n(walk, search), weights)[0]
-            return self.scoring.judge(walk.request({len(self.process): x_0[None]}))
+            x_0, spent = self._drive(best_of_n(walk, search), weights)
+            judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
+            return replace(judgement, failures=together(spent.failures, judgement.failures))
         with self._network:
             self._use(weights)
             x_0, predicted = finish(walk, self.search.recorded())
         judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
         if not predicted:
             return judgement
-        answers = walk.answers(predicted, self.scoring.score(walk.request(predicted)))
-        by_step = {step - 1: scores[0, :, 0] for step, scores in answers.items()}
-        return replace(judgement, score_by_step=by_step)
+        scores = self.scoring.score(walk.request(predicted))
+        by_step = {step - 1: found[0, :, 0] for step, found in walk.answers(predicted, scores).items()}
+        return replace(judgement, score_by_step=by_step, failures=together(judgement.failures, scores.failures))
 
-    def _drive(self, search: Generator[ScoreRequest, Scores, Found], weights: Weights) -> tuple[Found, float, float]:
-        """What a search finds, and the seconds of denoising and of scoring."""
-        denoising = scoring = 0.0
-        scores: Scores | None = None
+    def _drive(self, search: Generator[ScoreRequest, Scores, Found], weights: Weights) -> tuple[Found, Spent]:
+        """What a search finds, and what it cost."""
+        spent, scores = Spent(), None
         while True:
             with self._network:
                 self._use(weights)
@@ -81,18 +105,26 @@ class Sampler:
                 try:
                     request = next(search) if scores is None else search.send(scores)
                 except StopIteration as done:
-                    denoising += time.perf_counter() - started
-                    return done.value, denoising, scoring
-                denoising += time.perf_counter() - started
+                    return done.value, spent
+                finally:
+                    spent.denoising += time.perf_counter() - started
             started = time.perf_counter()
             scores = self.scoring.score(request)
-            scoring += time.perf_counter() - started
+            spent.scoring += time.perf_counter() - started
+            spent.failures = together(spent.failures, scores.failures)
 
     def _walk(self, chunk: Chunk) -> Walk:
         return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
 
     def _use(self, weights: Weights) -> None:
-        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes."""
-        live, manifest = self.denoiser.parameters, weights.manifest
-        if (live.version, live.checksum) != (manifest.version, manifest.checksum):
+        """Chunks of two versions may be in flight: each finds its own weights live when its turn comes. Those that are
+        new to this sampler prove themselves."""
+        started = time.perf_counter()
+        live, identity = self.denoiser.parameters, (weights.manifest.version, weights.manifest.checksum)
+        if (live.version, live.checksum) != identity:
             live.install(weights)
+        if identity not in self._proved:
+            self._canary.prove(weights, self.sync_tolerance)
+            self._proved.append(identity)
+            self._syncs += 1
+        self._seconds_syncing += time.perf_counter() - started

@@ -1,5 +1,6 @@
 """The reward worker's work: decode clean latents and score the pictures."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -7,7 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from raypref.models.base import Decoder
-from raypref.rewards.base import Reward, StepAwareReward
+from raypref.rewards.base import Reward
+from raypref.train.asked import Asked
+from raypref.train.experiment import GuardConfig
 from raypref.train.rollout import ScoreRequest, Scores
 
 
@@ -21,6 +24,8 @@ class Judgement:
     """Reward name -> scores; the training reward is among them."""
     accuracy: dict[str, Float[Tensor, " N"]]
     """Attribute -> 1, 0 or NaN, from the rewards that can tell."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Why, and of how many pictures, a reward said nothing."""
     score_by_step: dict[int, Float[Tensor, " N"]] = field(default_factory=dict)
     """Recorded step -> Q(x_s), the training reward of the clean picture predicted after that step."""
 
@@ -33,8 +38,16 @@ numbers may depend on them, so they are the same everywhere."""
 class Scorer:
     """A decoder, the rewards that train, and the rewards that are only watched."""
 
-    def __init__(self, decoder: Decoder, rewards: tuple[Reward, ...], watched: tuple[Reward, ...] = ()) -> None:
-        self.decoder, self.rewards, self.watched = decoder, rewards, watched
+    def __init__(
+        self,
+        decoder: Decoder,
+        rewards: tuple[Reward, ...],
+        watched: tuple[Reward, ...] = (),
+        reward_timeout: float = GuardConfig.reward_timeout,
+    ) -> None:
+        self.decoder = decoder
+        self.rewards = tuple(Asked(reward, reward_timeout) for reward in rewards)
+        self.watched = tuple(Asked(reward, reward_timeout) for reward in watched)
 
     def score(self, request: ScoreRequest) -> Scores:
         """Scores of the training rewards, float32 on the CPU; with their gradient where it is asked for.
@@ -44,34 +57,40 @@ class Scorer:
         rows = torch.arange(len(request.x_0)).split(DECODED_AT_ONCE)
         parts = [self._score_rows(request.take(chosen)) for chosen in rows]
         gradients = [part.gradient for part in parts if part.gradient is not None]
-        return Scores(torch.cat([part.value for part in parts]), torch.cat(gradients) if gradients else None)
+        return Scores(
+            value=torch.cat([part.value for part in parts]),
+            gradient=torch.cat(gradients) if gradients else None,
+            failures=together(*(part.failures for part in parts)),
+        )
 
     def _score_rows(self, request: ScoreRequest) -> Scores:
         x_0 = request.x_0.detach().requires_grad_(request.gradient)
         with torch.set_grad_enabled(request.gradient):
             images = self.decoder.decode(x_0)
-            value = torch.stack([_score(reward, images, request).float() for reward in self.rewards], -1)
-            gradient = torch.autograd.grad(value[:, 0].nansum(), x_0)[0].cpu() if request.gradient else None
-        return Scores(value.detach().cpu(), gradient)
+            answers = [reward.score(images, request.prompts, request.t) for reward in self.rewards]
+        value = torch.stack([answer.scores.detach().cpu() for answer in answers], -1)
+        failures = together(*(answer.failures for answer in answers))
+        if not request.gradient:
+            return Scores(value, None, failures)
+        gradient, failed = self.rewards[0].gradient(answers[0].scores, x_0)
+        return Scores(value, gradient.cpu(), together(failures, failed))
 
     @torch.no_grad()
     def judge(self, request: ScoreRequest) -> Judgement:
         """Pictures and all scores."""
         images = self.decoder.decode(request.x_0)
         judges = (*self.rewards, *self.watched)
+        answers = {judge.name: judge.score(images, request.prompts, request.t) for judge in judges}
+        told = [judge.accuracy(images, request.prompts) for judge in judges]
         return Judgement(
             prompts=request.prompts,
             images=(images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu(),
-            scores={judge.name: judge.score(images, request.prompts).float().cpu() for judge in judges},
-            accuracy={
-                attribute: right.float().cpu()
-                for judge in judges
-                for attribute, right in judge.accuracy(images, request.prompts).items()
-            },
+            scores={name: answer.scores.cpu() for name, answer in answers.items()},
+            accuracy={attribute: right.cpu() for found, _ in told for attribute, right in found.items()},
+            failures=together(*(answer.failures for answer in answers.values()), *(failures for _, failures in told)),
         )
 
 
-def _score(reward: Reward, images: Float[Tensor, "N 3 H W"], request: ScoreRequest) -> Float[Tensor, " N"]:
-    if isinstance(reward, StepAwareReward):
-        return reward.score_at(images, request.prompts, request.t)
-    return reward.score(images, request.prompts)
+def together(*failures: dict[str, int]) -> dict[str, int]:
+    """The failures of several calls."""
+    return dict(sum(map(Counter, failures), Counter[str]()))

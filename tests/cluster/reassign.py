@@ -4,7 +4,6 @@ import sys
 
 import ray
 
-from raypref.cluster.pool import Pool
 from raypref.cluster.runtime import RayRuntime
 from raypref.train.experiment import Experiment
 
@@ -20,9 +19,8 @@ def reassign(runtime: RayRuntime, experiment: Experiment) -> None:
     assert experiment.cluster == runtime.experiment.cluster
     starts = [worker.__ray_call__.remote(begin_again, experiment) for worker in (*runtime.scorers, runtime.learner)]
     starts += [
-        sampler.__ray_call__.remote(begin_again, experiment, runtime.scorer_names) for sampler in runtime.samplers
+        seat.actor.__ray_call__.remote(begin_again, experiment, runtime.scorer_names) for seat in runtime.pool.seats
     ]
     ray.get(starts, timeout=240)
-    runtime.experiment, runtime._jobs = experiment, {}
-    runtime.pool = Pool(runtime.samplers, experiment.cluster.chunks_in_flight, experiment.cluster.timeout)
-    runtime._weights = {0: runtime.learner.weights.remote(0)}
+    runtime.experiment, runtime._jobs, runtime._weights = experiment, {}, {}
+    runtime._ask_learner("weights", 0, versions=[0])

@@ -1,43 +1,58 @@
 """The pool gives every job to somebody, and a lost worker's jobs to somebody else."""
 
 import os
+import re
+import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 
-from raypref.cluster.pool import Job, Pool, Silence
+from raypref.cluster.pool import AnswersLost, Job, NobodyLeft, Pool, Quarantined, Silence
+from raypref.cluster.whereabouts import Whereabouts
 from raypref.train.chunk import Chunk
+from raypref.train.runtime import LearnerLost
 from raypref.train.stopped import StoppedRun
 
 pytestmark = pytest.mark.ray
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
 
+FAULTS = {
+    "dies": lambda: os._exit(1),
+    "raises": lambda: [][0],
+    "freezes": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "sleeps": lambda: time.sleep(600),
+    "lacks": lambda: lose_an_argument(),
+}
+
+
+def lose_an_argument():
+    raise ObjectLostError("0" * 56, "", "")
+
 
 class Echo:
-    """Stands in for a sampler: slow to start, answers with the chunk's name; dies, fails or sleeps when told."""
+    """Stands in for a sampler: answers with the chunk's name and its process; fails as told, as often as told."""
 
-    def __init__(self, friend=None):
-        self.friend = friend
-        time.sleep(1)
+    def __init__(self, starts=None):
+        if starts is not None:
+            if Path(starts).exists():
+                raise RuntimeError("no second start")
+            Path(starts).touch()
 
     def ready(self):
-        return True
+        return Whereabouts.own()
 
-    def ask_friend(self, chunk, weights):
-        return ray.get(self.friend.rollout.remote(chunk, weights)), chunk.name
-
-    def rollout(self, chunk, weights):
-        if weights and not os.path.exists(weights):
-            open(weights, "w").close()
-            os._exit(1)
-        return chunk.name, chunk.name
-
-    def picture(self, chunk, weights):
-        time.sleep(60)
-        return chunk.name, chunk.name
+    def rollout(self, chunk, fault, marks, times):
+        if fault and len(list(Path(marks).iterdir())) < times:
+            (Path(marks) / str(time.time())).touch()
+            sys.stderr.write(f"{chunk.name} {fault}\n")
+            sys.stderr.flush()
+            FAULTS[fault]()
+        return (chunk.name, os.getpid()), []
 
     def square(self, number):
         return number * number
@@ -46,54 +61,131 @@ class Echo:
         raise StoppedRun(reason)
 
 
-def jobs(count, weights=None, method="rollout"):
-    return [Job(method, Chunk(f"chunk {index}", (), ()), (weights,)) for index in range(count)]
+def jobs(count):
+    return [Job("rollout", Chunk(f"chunk {index}", (), ()), ("", "", 0)) for index in range(count)]
 
 
-def actors(count, **options):
-    return [ray.remote(Echo).options(num_cpus=0, **options).remote() for _ in range(count)]
+def bad(name, fault, marks, times):
+    return Job("rollout", Chunk(name, (), ()), (fault, str(marks), times))
+
+
+def pool_of(count, slots=1, timeout=60.0, starts=None):
+    def spawn():
+        return ray.remote(Echo).options(num_cpus=0, max_concurrency=slots).remote(starts)
+
+    pool = Pool(spawn, count, slots, 60.0)
+    pool.wait_ready()
+    pool.timeout = timeout
+    return pool
+
+
+def call(pool, fault, marks, times):
+    return pool.seats[0].actor.rollout.remote(Chunk("", (), ()), fault, str(marks), times)
+
+
+def answers(pool, work):
+    return [answer[0] for answer in ray.get(pool.wait_jobs(work))]
 
 
 def test_answers_come_in_the_order_of_the_jobs(ray_cluster):
-    pool = Pool(actors(2), slots=2, timeout=60.0)
-    work = jobs(7)
+    pool, work = pool_of(2, slots=2), jobs(7)
     pool.submit(work)
-    assert ray.get(pool.wait_jobs(work)) == [f"chunk {index}" for index in range(7)]
+    assert answers(pool, work) == [f"chunk {index}" for index in range(7)]
 
 
 def test_the_pool_goes_on_while_the_driver_waits_for_another(ray_cluster):
-    workers = actors(2)
-    pool, work = Pool(workers, slots=1, timeout=60.0), jobs(4)
+    pool, work = pool_of(2), jobs(4)
     pool.submit(work)
-    assert pool.wait_other(workers[0].square.remote(3), "the square") == 9
-    assert ray.get(pool.wait_jobs(work)) == [f"chunk {index}" for index in range(4)]
+    assert pool.wait_other(pool.seats[0].actor.square.remote(3), "the square") == 9
+    assert answers(pool, work) == [f"chunk {index}" for index in range(4)]
 
 
-def test_a_lost_workers_job_is_done_again(ray_cluster, tmp_path):
-    pool, work = Pool(actors(1, max_restarts=-1), slots=1, timeout=60.0), jobs(3, str(tmp_path / "died"))
+@pytest.mark.parametrize("fault", ["dies", "raises", "freezes"])
+def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_cluster, tmp_path, fault):
+    pool = pool_of(1, timeout=12.0 if fault == "freezes" else 60.0)
+    before = pool.seats[0].whereabouts.pid
+    work = [bad("bad", fault, tmp_path, 1), *jobs(2)]
     pool.submit(work)
-    assert ray.get(pool.wait_jobs(work)) == ["chunk 0", "chunk 1", "chunk 2"]
-    assert (tmp_path / "died").exists()
+    assert answers(pool, work) == ["bad", "chunk 0", "chunk 1"]
+    assert len(work[0].losses) == 1
+    assert all(not job.losses for job in work[1:])
+    assert {pid for _, pid in ray.get([job.result for job in work])} == {pool.seats[0].whereabouts.pid}
+    assert pool.seats[0].whereabouts.pid != before
 
 
-def test_another_actors_death_inside_a_job_is_not_the_samplers_own(ray_cluster, tmp_path):
-    (friend,) = actors(1)
-    pool = Pool([ray.remote(Echo).options(num_cpus=0).remote(friend)], slots=1, timeout=60.0)
-    work = jobs(1, str(tmp_path / "died"), method="ask_friend")
+def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(ray_cluster, tmp_path):
+    pool = pool_of(1, slots=2)
+    work = [jobs(1)[0], bad("chunk of death", "dies", tmp_path, 3)]
     pool.submit(work)
-    with pytest.raises(ray.exceptions.RayTaskError, match="ask_friend"):
+    with pytest.raises(Quarantined) as caught:
         pool.wait_jobs(work)
+    text = str(caught.value)
+    assert text.startswith("chunk of death has cost 3 samplers")
+    assert len(re.findall(r"process \d+ on node [\d.]+ died", text)) == 3
+    assert text.count("chunk of death dies") == 3  # the last line of each log
+    assert len(work[0].losses) <= 1  # once they died together; from then on the bad one was alone
+
+
+def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_cluster, tmp_path):
+    (tmp_path / "marks").mkdir()
+    lame, pool = pool_of(1, starts=str(tmp_path / "starts")), pool_of(1)
+    seat = lame.seats[0]
+    pool.seats.append(seat)
+    pool.spawn = lame.spawn
+    pool._replace(seat, [], "is taken away")
+    while seat in pool.seats:
+        pool._pump([], time.monotonic() + 60)
+    work = jobs(2)
+    pool.submit(work)
+    assert answers(pool, work) == ["chunk 0", "chunk 1"]
+    pool.submit(work := [bad("bad", "dies", tmp_path / "marks", 1)])
+    with pytest.raises(NobodyLeft, match=r"(?s)no sampler can be started: .*no second start"):
+        pool.wait_jobs(work)
+
+
+def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
+    pool = pool_of(2, timeout=1.5)
+    pids = [seat.whereabouts.pid for seat in pool.seats]
+    pool.submit(work := jobs(2))
+    ray.wait(list(pool._running), num_returns=2, timeout=60)
+    time.sleep(2.0)
+    assert answers(pool, work) == ["chunk 0", "chunk 1"]
+    assert [seat.whereabouts.pid for seat in pool.seats] == pids
+    assert not any(job.losses for job in work)
+
+
+def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
+    pool = pool_of(1)
+    pool.submit([bad("forgotten", "dies", tmp_path, 1), *jobs(3)])
+    pool.forget()
+    work = jobs(1)
+    pool.submit(work)
+    assert answers(pool, work) == ["chunk 0"]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_run_that_stops_itself_says_so_without_a_trace_through_the_worker(ray_cluster):
-    (worker,) = actors(1)
+    pool = pool_of(1)
     with pytest.raises(StoppedRun) as caught:
-        Pool([worker], slots=1, timeout=60.0).wait_other(worker.stop.remote("no pairs"), "the learner")
+        pool.wait_other(pool.seats[0].actor.stop.remote("no pairs"), "the learner")
     assert str(caught.value) == "no pairs"
 
 
-def test_silence_is_an_error_that_names_the_chunk(ray_cluster):
-    pool, work = Pool(actors(1), slots=1, timeout=0.5), jobs(1, method="picture")
-    pool.submit(work)
-    with pytest.raises(Silence, match=r"no answer for 0.5 s from: chunk 0"):
+def test_silence_is_an_error_that_names_who_is_silent(ray_cluster, tmp_path):
+    pool = pool_of(1, timeout=1.0)
+    with pytest.raises(Silence, match=r"no answer for 1 s \(cluster.timeout\) from the learner"):
+        pool.wait_other(
+            pool.seats[0].actor.rollout.remote(Chunk("", (), ()), "sleeps", str(tmp_path), 1), "the learner"
+        )
+
+
+def test_lost_weights_are_the_learners_loss_and_lost_answers_are_told_apart(ray_cluster, tmp_path):
+    pool = pool_of(1)
+    pool.submit(work := [bad("bad", "lacks", tmp_path, 1), *jobs(1)])
+    with pytest.raises(LearnerLost, match="weights"):
         pool.wait_jobs(work)
+    pool.forget()
+    pool.submit(work := jobs(1))
+    assert answers(pool, work) == ["chunk 0"]
+    with pytest.raises(AnswersLost):
+        pool.wait_other(call(pool, "lacks", tmp_path, 2), "the learner")

@@ -105,7 +105,7 @@ def test_every_step_of_a_trajectory_has_its_advantage():
     assert batch.mean.flatten(1).tolist() == [[3000.0 + value for value in digits]]
     assert batch.credit.sign().tolist() == [[-1.0] * 3 + [1.0] * 6 + [-1.0] * 3]
     assert batch.weight.tolist() == [1.0] * 12
-    assert batch.dropped == {"unscored": 0, "tie": 0, "threshold": 0}
+    assert batch.dropped == {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 0}
 
 
 def test_what_teaches_nothing_is_dropped_and_counted():
@@ -114,5 +114,5 @@ def test_what_teaches_nothing_is_dropped_and_counted():
     assert batch.prompts == ("a", "a", "a", "b", "b", "b")
     assert batch.x_s.flatten().tolist() == [2020.0, 2021.0, 2022.0, 2100.0, 2101.0, 2102.0]
     assert batch.credit.tolist() == [[2.0] * 3 + [-1.0] * 3]
-    assert batch.dropped == {"unscored": 3, "tie": 9, "threshold": 0}
+    assert batch.dropped == {"unscored": 3, "tie": 9, "incomparable": 0, "threshold": 0}
     assert batch.mean is None

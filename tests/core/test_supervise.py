@@ -230,7 +230,7 @@ def test_a_winner_is_at_least_as_good_in_every_reward():
     )
     found = best_vs_worst(rollout(value), value)
     assert numbers(found) == [("a", 3, [1000], 2010, 2000), ("a", 8, [1002], 2002, 2012)]
-    assert found.dropped == {"unscored": 0, "tie": 2, "threshold": 0}
+    assert found.dropped == {"unscored": 0, "tie": 1, "incomparable": 1, "threshold": 0}
     assert found.credit.tolist() == [[2.0, 2.0], [1.0, 2.0]]  # of the first reward, in which step 8 is a tie
 
 
@@ -245,7 +245,20 @@ def test_where_best_and_worst_cannot_be_compared_there_is_no_pair():
     assert standing(value).flatten().tolist() == [1.0, -1.0, 1.0, -1.0]
     found = best_vs_worst(rollout(value), value)
     assert len(found) == 0
-    assert found.dropped == {"unscored": 0, "tie": 1, "threshold": 0}
+    assert found.dropped == {"unscored": 0, "tie": 0, "incomparable": 1, "threshold": 0}
+
+
+def test_a_tie_is_among_the_scored_and_in_every_reward():
+    # a: alike beside one without a score; alike in the first reward only. b: no two can be compared; alike.
+    value = torch.tensor(
+        [
+            [[[NAN, 9.0], [1.0, 1.0]], [[2.0, 3.0], [1.0, 2.0]], [[2.0, 3.0], [1.0, 1.5]]],
+            [[[1.0, 3.0], [4.0, 4.0]], [[2.0, 2.0], [4.0, 4.0]], [[3.0, 1.0], [4.0, 4.0]]],
+        ]
+    )
+    found = best_vs_worst(rollout(value), value)
+    assert numbers(found) == [("a", 5, [1001], 2011, 2001)]
+    assert found.dropped == {"unscored": 0, "tie": 2, "incomparable": 1, "threshold": 0}
 
 
 # SPO's rule: as logits of a softmax, scores that differ by `gap` have probabilities that differ by tanh(gap / 2).
@@ -255,7 +268,7 @@ def test_the_threshold_is_a_difference_of_probabilities(threshold: float, gap: f
     value = single([[[gap - 1e-4, gap + 1e-4], [0.0, 0.0]]])
     found = best_vs_worst(rollout(value), value, threshold)
     assert numbers(found) == [("a", 5, [1001], 2001, 2011)]
-    assert found.dropped == {"unscored": 0, "tie": 0, "threshold": 1}
+    assert found.dropped == {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 1}
     chosen, other = torch.softmax(torch.tensor([gap, 0.0]), 0).tolist()
     assert chosen - other == pytest.approx(threshold, abs=1e-6)
 
@@ -264,14 +277,14 @@ def test_of_several_rewards_one_clear_gap_is_enough():
     value = torch.tensor([[[[0.1, 3.0], [0.1, 0.1]], [[0.0, 0.0], [0.0, 0.0]]]])
     found = best_vs_worst(rollout(value), value, threshold=0.3)
     assert found.steps.tolist() == [3]
-    assert found.dropped == {"unscored": 0, "tie": 0, "threshold": 1}
+    assert found.dropped == {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 1}
 
 
 def test_dropped_pairs_are_counted_by_their_reason():
     value = single([[[NAN, 1.0, 0.0, 0.1], [1.0, 1.0, 2.0, 0.0]], [[NAN, NAN, 5.0, 5.0], [NAN, 2.0, 5.0, 0.0]]])
     found = best_vs_worst(rollout(value), value, threshold=0.3)
     # a: step 3 lacks a score, 5 is a tie, 8 a pair, 13 too close; b: 3 and 5 lack scores, 8 is a tie, 13 a pair.
-    assert found.dropped == {"unscored": 3, "tie": 2, "threshold": 1}
+    assert found.dropped == {"unscored": 3, "tie": 2, "incomparable": 0, "threshold": 1}
     assert [(found.prompts[row], int(found.steps[row])) for row in range(len(found))] == [("a", 8), ("b", 13)]
 
 

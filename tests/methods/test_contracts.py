@@ -259,7 +259,7 @@ def test_supervise_uses_every_step_of_every_prompt(method: Method, rewards: int)
     assert len(batch.x_t) == states_of(method)
     assert len(batch.x_s) == len(batch.credit) == method.arms
     assert batch.weight.tolist() == [1.0] * len(batch)
-    assert batch.dropped == {"unscored": 0, "tie": 0, "threshold": 0}
+    assert batch.dropped == {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 0}
 
 
 @pytest.mark.parametrize("method", PAIRED, indirect=True)
@@ -297,7 +297,8 @@ def test_supervise_hands_on_the_means_that_the_search_kept(method: Method):
 def test_supervise_finds_nothing_in_ties_and_missing_scores_and_says_so(method: Method, score: float, reason: str):
     batch = method.supervise(recorded(method, torch.full((method.search.candidates,), score)))
     assert len(batch) == 0
-    assert batch.dropped == {"unscored": 0, "tie": 0, "threshold": 0} | {reason: 2 * method.rows_per_prompt()}
+    nothing = {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 0}
+    assert batch.dropped == nothing | {reason: 2 * method.rows_per_prompt()}
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

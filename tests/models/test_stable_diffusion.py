@@ -159,6 +159,16 @@ def test_the_exported_adapter_is_what_diffusers_loads(random_model: Path, tmp_pa
     assert float((found - base).abs().max()) > 1e-2
 
 
+def test_the_same_adapter_is_always_the_same_file(random_model: Path, tmp_path: Path):
+    denoiser = loaded(random_model)
+    stir(denoiser)
+    files = set()
+    for _ in range(12):  # the library's own order is one of two, at random
+        denoiser.export_lora(tmp_path)
+        files.add((tmp_path / "pytorch_lora_weights.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 @torch.no_grad()
 def test_company_in_a_batch_does_not_change_an_embedding(random_model: Path):
     one, two = loaded(random_model), loaded(random_model)

@@ -10,6 +10,7 @@ from raypref.methods.tailorpo import TailorPO
 from raypref.registry import named_classes
 from raypref.train.checkpoint import read_checkpoint, write_checkpoint
 from raypref.train.experiment import RewardConfig
+from raypref.train.folder import Folder
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
 from tests.conftest import MakeExperiment
@@ -30,7 +31,7 @@ def test_it_trains_and_resumes(experiment: MakeExperiment, tmp_path, name: str):
     assert [report.alarms for report in whole.reports] == [{}, {}]
     assert all(report.pairs > 0 for report in whole.reports)
     assert not torch.equal(runtime.learner.weights(2).flat, fresh.flat)
-    state = read_checkpoint(write_checkpoint(tmp_path, whole.states[0], keep=1))
+    state = read_checkpoint(write_checkpoint(Folder.at(tmp_path), whole.states[1], keep=1))
     assert state.iteration == 1
     train(plan, LocalRuntime(plan), second, state)
     assert second.final_checksum() == whole.final_checksum()
@@ -45,5 +46,5 @@ def test_several_rewards_train_together(experiment: MakeExperiment):
     train(plan, runtime, seen)
     assert set(seen.judgements[2][0].scores) == {"colorfulness", "jpeg_incompressibility"}
     for report in seen.reports:
-        dropped = sum(report.metrics[f"dropped_{why}"] for why in ("unscored", "tie", "threshold"))
+        dropped = sum(report.metrics[f"dropped_{why}"] for why in ("unscored", "tie", "incomparable", "threshold"))
         assert report.pairs + dropped == 2

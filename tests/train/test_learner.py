@@ -26,6 +26,7 @@ from raypref.models.base import Denoiser
 from raypref.models.stable_diffusion import StableDiffusion
 from raypref.registry import named_classes
 from raypref.train.experiment import Experiment, GuardConfig, OptimizerConfig, RunConfig, SamplingConfig
+from raypref.train.guards import BadRewards
 from raypref.train.learner import WARM_UP, Learner, NoPairs
 from raypref.train.rollout import ScoreRequest, Scores, explore
 from raypref.train.sampler import SampledRollout
@@ -124,6 +125,7 @@ def test_each_stored_parent_is_evaluated_once_by_policy_and_once_by_reference(me
     denoiser = Watching()
     learner = Learner(denoiser, setup(method))
     batch = pairs_of(learner)
+    denoiser.guided = 0  # the canary was one
     learner.loss(batch)
     assert denoiser.off == policy_each * len(batch)
     assert denoiser.guided == 2 * policy_each * len(batch)
@@ -133,6 +135,7 @@ def test_five_pairs_of_a_20_step_tree_cost_33_guided_evaluations_in_all():
     denoiser = Watching()
     learner = Learner(denoiser, setup(RDPO()))
     denoiser.parameters.install(learner.weights(0))
+    denoiser.guided = 0  # a version's canary is one more
     rollout = sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING).rollout
     assert denoiser.guided == 23
     batch = learner.method.supervise(rollout)
@@ -289,8 +292,13 @@ def test_an_iteration_of_ties_is_refused_by_name():
         return torch.zeros(len(request.x_0))
 
     data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
-    with pytest.raises(NoPairs, match=r"iteration 0: every pair is a tie.*'tie': 5"):
+    with pytest.raises(
+        BadRewards, match=r"iteration 0: 100.0% of the pairs are exact ties, .*guard\.tied_share = 0\.9"
+    ):
         learner.update(0, data)
+    patient = learner_of(RDPO(), guard=GuardConfig(tied_share=1.0))
+    with pytest.raises(NoPairs, match=r"iteration 0: every pair is a tie.*'tie': 5"):
+        patient.update(0, data)
 
 
 @pytest.mark.parametrize("method", [RDPO(), D3PO()], ids=["rdpo", "d3po"])
@@ -345,7 +353,9 @@ def test_the_report_says_what_happened():
     value = torch.cat([part.rollout.value for part in data])
     parent = torch.cat([part.rollout.parent_value for part in data])
     assert report.pairs == 10
-    assert all(report.metrics[f"dropped_{why}"] == 0 for why in ("unscored", "tie", "threshold", "share"))
+    assert all(
+        report.metrics[f"dropped_{why}"] == 0 for why in ("unscored", "tie", "incomparable", "threshold", "share")
+    )
     assert report.alarms == {}
     assert report.metrics["reward"] == pytest.approx(float(value[:, :, -1].mean()), rel=1e-5)
     gain = value - parent
@@ -501,7 +511,7 @@ def test_a_trajectory_like_all_others_teaches_nothing():
         return torch.full((len(request.x_0),), 0.1)
 
     data = [sampled(denoiser, learner.method.search, chunk_of(("a",)), SAMPLING, flat_score)]
-    with pytest.raises(NoPairs, match=r"'tie': 12"):
+    with pytest.raises(BadRewards, match=r"100.0% of the pairs are exact ties"):
         learner.update(0, data)
 
 
@@ -524,7 +534,7 @@ def test_several_rewards_decide_together():
     assert 0 < int(agree.sum()) < agree.numel()
     report = learner.update(0, [SampledRollout(rollout, 0.0, 0.0)])
     assert report.pairs == int(agree.sum())
-    assert report.metrics["dropped_tie"] == int((~agree).sum())
+    assert report.metrics["dropped_incomparable"] == int((~agree).sum())
     assert report.metrics["dropped_share"] == pytest.approx(float((~agree).float().mean()))
     assert report.metrics["reward"] == pytest.approx(float(value[:, :, -1, 0].mean()), rel=1e-5)
 

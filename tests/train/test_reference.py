@@ -175,11 +175,13 @@ def test_cached_outputs_train_as_fresh_ones_do(monkeypatch, update: str, every: 
     for cached in (True, False):
         learner = learner_of(ReferenceConfig(update, every, 0.3), epochs=3, batch=5)
         data = drawn(learner)
+        learner.denoiser.quiet = 0
         if not cached:
             monkeypatch.setattr(Learner, "_reference_is_old", lambda self, pairs: False)
         report = learner.update(0, data)
         assert report.metrics["updates"] == 6
-        trained.append((learner.weights(1).flat, report.metrics, learner.denoiser.quiet))
+        quiet = learner.denoiser.quiet
+        trained.append((learner.weights(1).flat, report.metrics, quiet))
     torch.testing.assert_close(trained[0][0], trained[1][0], rtol=1e-5, atol=1e-6)
     for name, value in trained[0][1].items():
         assert value == pytest.approx(trained[1][1][name], rel=1e-3, abs=1e-5), name
@@ -190,7 +192,9 @@ def test_cached_outputs_train_as_fresh_ones_do(monkeypatch, update: str, every: 
 def test_one_pass_over_the_pairs_caches_nothing(monkeypatch):
     monkeypatch.setattr(Learner, "_with_reference", lambda *_: pytest.fail("a useless copy"))
     learner = learner_of(ReferenceConfig("ema", every=1))
-    learner.update(0, drawn(learner))
+    data = drawn(learner)
+    learner.denoiser.quiet = 0
+    learner.update(0, data)
     assert learner.denoiser.quiet == 10
 
 

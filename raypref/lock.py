@@ -1,0 +1,52 @@
+"""One process a run directory: a lock that the operating system lets go of, however its holder dies."""
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from raypref.checks import ConfigError
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a run directory, which need not exist yet, for the duration.
+
+    The lock is on a file beside it, `.NAME.lock`, because --overwrite replaces the directory itself. The file stays:
+    deleting it could take away the lock of whoever comes next.
+
+    Raises:
+        ConfigError: where another process holds it, or the folder above cannot be written to.
+    """
+    place = path.resolve()
+    file = place.with_name(f".{place.name}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a+")
+    except OSError as problem:
+        raise ConfigError(
+            f"run directory {path}: {file.parent} cannot be written to ({problem.strerror}); choose another "
+            "run.output_dir"
+        ) from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise ConfigError(
+                f"run directory {path}: {stream.read() or 'another process'} is working in it; wait for that one or "
+                "stop it, or choose another run.name"
+            ) from None
+        except OSError as problem:
+            raise ConfigError(
+                f"run directory {path}: its filesystem cannot lock files ({problem.strerror}); choose another "
+                "run.output_dir"
+            ) from None
+        stream.truncate(0)
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        stream.write(f"process {os.getpid()} on {platform.node()}, since {now},")
+        stream.flush()
+        yield

@@ -1,0 +1,116 @@
+"""A reward worker that is lost is replaced, and its pictures are scored by another."""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from raypref.cluster.pool import Quarantined
+from raypref.cluster.remote_scoring import RemoteScoring
+from raypref.cluster.whereabouts import Whereabouts
+from raypref.cluster.wire import pack, unpack
+from raypref.cluster.workers import ScorerWorker
+from raypref.train.rollout import ScoreRequest, Scores
+from raypref.train.scorer import Scorer
+from raypref.train.stopped import StoppedRun
+from tests.recording import small_experiment
+from tests.toy_runtime import ToyDecoder
+
+pytestmark = pytest.mark.ray
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test files
+
+
+class Judge:
+    """Scores are the latents' means; fails as told, as often as told."""
+
+    def __init__(self, fault, marks, times):
+        self.fault, self.marks, self.times = fault, Path(marks), times
+
+    def ready(self):
+        return Whereabouts.own()
+
+    def score(self, request):
+        if len(list(self.marks.iterdir())) < self.times:
+            (self.marks / str(time.time())).touch()
+            if self.fault == "dies":
+                os._exit(1)
+            if self.fault == "freezes":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if self.fault == "stops":
+                raise StoppedRun("enough")
+            raise MemoryError("no room")
+        return pack(Scores(unpack(request).x_0.mean((1, 2, 3))[:, None]))
+
+
+def request():
+    return ScoreRequest(torch.arange(8.0).reshape(2, 4, 1, 1), ("a", "b"), torch.tensor([0, 0]))
+
+
+def scoring(tmp_path, fault, times, workers, timeout=60.0):
+    names = [f"{fault}-{times}-{index}-{os.urandom(4).hex()}" for index in range(workers)]
+    judges = [
+        ray.remote(Judge).options(num_cpus=0, max_restarts=-1, name=name).remote(fault, str(tmp_path), times)
+        for name in names
+    ]
+    ray.get([judge.ready.remote() for judge in judges])
+    return RemoteScoring(names, timeout), judges
+
+
+@pytest.mark.parametrize(("fault", "timeout"), [("dies", 60.0), ("raises", 60.0), ("freezes", 6.0)])
+def test_the_next_worker_answers_for_one_that_is_lost(ray_cluster, tmp_path, fault, timeout):
+    remote, judges = scoring(tmp_path, fault, 1, workers=2, timeout=timeout)
+    before = {place.pid for place in ray.get([judge.ready.remote() for judge in judges])}
+    assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
+    after = ray.get([judge.ready.options(max_task_retries=-1).remote() for judge in judges], timeout=60)
+    assert len({place.pid for place in after} - before) == (fault != "raises")
+    (told,) = remote.incidents()
+    assert re.match(r"a reward worker, process \d+ on node [\d.]+ .*; its pictures are scored again", told, re.DOTALL)
+    assert remote.incidents() == []
+
+
+def test_a_worker_that_is_silent_from_the_start_is_ended_too(ray_cluster, tmp_path):
+    remote, (judge,) = scoring(tmp_path, "dies", 0, workers=1, timeout=10.0)
+    os.kill(ray.get(judge.ready.remote()).pid, signal.SIGSTOP)
+    assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
+    assert "still starting, gave no answer for 10 s" in remote.incidents()[0]
+
+
+def test_a_model_that_cannot_be_loaded_once_is_loaded_by_the_next_call(monkeypatch, random_model):
+    found = iter([MemoryError("no room"), Scorer(ToyDecoder(), ())])
+
+    def build(experiment):
+        if isinstance(answer := next(found), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("raypref.cluster.workers.build_scorer", build)
+    worker = ScorerWorker(small_experiment(random_model))
+    with pytest.raises(MemoryError):
+        worker.score(b"")
+    assert worker.scorer is worker.scorer
+
+
+def test_one_worker_alone_is_awaited(ray_cluster, tmp_path):
+    remote, _ = scoring(tmp_path, "dies", 2, workers=1)
+    assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
+
+
+def test_pictures_that_lose_three_workers_are_put_aside(ray_cluster, tmp_path):
+    remote, _ = scoring(tmp_path, "raises", 3, workers=2)
+    with pytest.raises(Quarantined, match=r"pictures of 'a' were with 3 reward workers that failed") as caught:
+        remote.score(request())
+    assert str(caught.value).count("no room") == 3
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_that_stops_itself_is_no_fault_of_the_worker(ray_cluster, tmp_path):
+    remote, _ = scoring(tmp_path, "stops", 1, workers=1)
+    with pytest.raises(StoppedRun, match="enough"):
+        remote.score(request())

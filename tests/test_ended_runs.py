@@ -1,0 +1,161 @@
+"""A process that is ended, in order or not, leaves a run that `raypref resume` brings to the very same end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments.chaos import workers
+from raypref.cluster.connect import _init
+from raypref.run_directory import RunDirectory
+from raypref.signals import ending_in_order
+from raypref.train.checkpoint import checkpoints, iteration_of
+from raypref.train.stopped import Terminated
+
+CONFIG = """
+[run]
+output_dir = "{folder}/runs"
+iterations = 6
+prompts = "prompts.txt"
+heldout_prompts = "prompts.txt"
+prompts_per_iteration = 2
+chunk_size = 2
+[model]
+path = "{model}"
+[optimizer]
+learning_rate = 1e-2
+batch_size = 6
+micro_batch_size = 3
+[sampling]
+num_inference_steps = 6
+guidance_scale = 1.0
+[method]
+search.steps = [0, 2, 4]
+[evaluate]
+every = 2
+rewards = []
+[checkpoint]
+every = {every}
+[cluster]
+runtime = "{runtime}"
+worker_cpus = 0.1
+"""
+
+
+def config(folder: Path, model: Path, every: int, runtime: str) -> Path:
+    (folder / "prompts.txt").write_text("a cat\na dog\nan owl\n")
+    path = folder / "small.toml"
+    path.write_text(CONFIG.format(folder=folder, model=model, every=every, runtime=runtime))
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "raypref.cli", *map(str, arguments)]
+    quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet}
+    )
+
+
+def finish(*arguments: object) -> None:
+    process = start(*arguments)
+    assert process.wait(timeout=240) == 0, process.stderr.read()
+
+
+def end_after(process: subprocess.Popen, metrics: Path, iterations: int, ending: signal.Signals) -> str:
+    """Ends a run once its metrics have so many rows; its last words."""
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or metrics.read_text().count("\n") < iterations:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(ending)
+    return process.communicate(timeout=60)[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, random_model):
+    """The run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish("train", config(folder, random_model, 1, "local"), "run.name=whole")
+    return RunDirectory(folder / "runs" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("ending", "every", "runtime", "code"),
+    [
+        ("SIGKILL", 1, "local", -signal.SIGKILL),
+        # The signal comes while the driver waits for a worker, inside Ray.
+        pytest.param("SIGTERM", 100, "ray", 128 + signal.SIGTERM, marks=pytest.mark.ray),
+    ],
+)
+def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, whole, ending, every, runtime, code):
+    half = RunDirectory(tmp_path / "runs" / "half")
+    process = start("train", config(tmp_path, random_model, every, runtime), "run.name=half")
+    words = end_after(process, half.metrics, 3, signal.Signals[ending])
+    assert process.returncode == code, words
+    if ending == "SIGTERM":
+        assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; if it had begun, `raypref resume` goes on"
+        assert iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1]) >= 2
+    finish("resume", half.path, "cluster.runtime=local")
+    for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
+        assert (half.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert [grid.name for grid in sorted(half.images.iterdir())] == [g.name for g in sorted(whole.images.iterdir())]
+    for grid in half.images.iterdir():
+        assert grid.read_bytes() == (whole.images / grid.name).read_bytes()
+
+
+@pytest.mark.ray
+def test_a_run_that_is_ended_while_its_workers_start_leaves_nothing(tmp_path, random_model):
+    process = start("train", config(tmp_path, random_model, 1, "ray"), "run.name=early")
+    deadline = time.monotonic() + 60
+    while not list(workers(psutil.Process(process.pid))):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cluster = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    words = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM, words
+    assert words.strip().splitlines()[-1].startswith("error: ended by SIGTERM")
+    assert psutil.wait_procs(cluster, timeout=30)[1] == []
+    assert not (tmp_path / "runs" / "early").exists()
+
+
+def end_twice(ending):
+    with ending_in_order():
+        try:
+            signal.raise_signal(ending)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
+    before = signal.getsignal(ending)
+    with pytest.raises(Terminated) as caught:
+        end_twice(ending)
+    assert caught.value.signal_number == ending
+    assert signal.getsignal(ending) == before
+
+
+def test_a_signal_that_a_destructor_swallows_still_ends_the_run():
+    with pytest.raises(Terminated), ending_in_order(), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_while_ray_starts_is_one_like_any_other(monkeypatch):
+    def init(**settings):  # as Ray does
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(Terminated) as caught, ending_in_order():
+        _init()
+    assert caught.value.signal_number == signal.SIGTERM
