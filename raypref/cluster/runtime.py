@@ -36,6 +36,7 @@ class RayRuntime(Runtime):
 
         Raises:
             Silence: where they did not start in time.
+            NobodyLeft, LearnerLost: where samplers or learners were lost again and again while they started.
         """
         self.experiment = experiment
         self.scorers: list[Any] = []

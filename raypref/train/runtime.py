@@ -1,4 +1,4 @@
-"""Where the roles run: five verbs that the loop speaks, and the runtime without Ray."""
+"""Where the roles run: the verbs that the loop speaks, and the runtime without Ray."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
