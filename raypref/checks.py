@@ -40,6 +40,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_model(experiment)
     _check_cluster(experiment)
     _check_batch(experiment)
+    _check_fused(experiment)
     _check_output(Path(experiment.run.output_dir))
     _check_protocol(experiment.checkpoint.folder)
     _check_tracking(experiment.run.wandb_project)
@@ -121,6 +122,27 @@ def _check_batch(experiment: Experiment) -> None:
             f"optimizer.batch_size = {size}: it must divide the {rows} {what} of an iteration "
             f"(prompts_per_iteration x {method.rows_per_prompt()}); the nearest that does is "
             f"{nearest_divisor(rows, size)}"
+        )
+
+
+def _check_fused(experiment: Experiment) -> None:
+    if not experiment.run.fused_sampling:
+        return
+    rows = experiment.run.prompts_per_iteration * experiment.method.rows_per_prompt()
+    optimizer = experiment.optimizer
+    needs = {
+        "cluster.runtime": (experiment.cluster.runtime, "local"),
+        "run.lag": (experiment.run.lag, 0),
+        "reference.update": (experiment.reference.update, "frozen"),
+        "optimizer.num_inner_epochs": (optimizer.num_inner_epochs, 1),
+        "optimizer.batch_size": (optimizer.batch_size, rows),
+        "optimizer.micro_batch_size": (optimizer.micro_batch_size, rows),
+    }
+    wrong = [f"{name} = {needed!r} (not {found!r})" for name, (found, needed) in needs.items() if found != needed]
+    if wrong:
+        raise ConfigError(
+            "run.fused_sampling = true: sampling and training share their forwards only in one process that makes one "
+            f"update of each iteration's pairs; set {', '.join(wrong)}, or leave fused_sampling out"
         )
 
 

@@ -160,6 +160,12 @@ BROKEN = [
         "optimizer.batch_size = 50: it must divide the 320 steps of an iteration (prompts_per_iteration x 80); the "
         "nearest that does is 40",
     ),
+    (
+        ["run.fused_sampling=true", "run.lag=0", "cluster.runtime=local", "optimizer.batch_size=20"],
+        "run.fused_sampling = true: sampling and training share their forwards only in one process that makes one "
+        "update of each iteration's pairs; set optimizer.micro_batch_size = 20 (not 5), or leave fused_sampling out",
+    ),
+    (["run.fused_sampling=true"], "set cluster.runtime = 'local' (not 'ray'), run.lag = 0 (not 1), optimizer.batch"),
     (["reward.also=aesthetics"], "reward.also = 'aesthetics': input should be a valid"),
     (
         ['reward.also=["jpeg_compresibility"]'],

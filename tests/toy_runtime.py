@@ -51,7 +51,7 @@ class ToyRuntime(LocalRuntime):
         self.trips = trips or {}
         self.learner = Learner(ToyDenoiser(), experiment)
         scoring = LocalScoring(Scorer(ToyDecoder(), rewards, watched, experiment.guard.reward_timeout))
-        self.sampler = Sampler(ToyDenoiser(), experiment.sampling, experiment.method.search, scoring, 1e-4)
+        self.sampler = Sampler(ToyDenoiser(), experiment, scoring)
         self._requested = {}
 
     def update(self, iteration: int) -> UpdateReport:

@@ -19,7 +19,8 @@ from raypref.models.base import Denoiser
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import SamplingConfig
 from raypref.train.rollout import ScoreRequest, Scores, Walk, explore
-from raypref.train.sampler import SampledRollout
+from raypref.train.sampler import SampledRollout, Scoring
+from raypref.train.scorer import Judgement
 
 SAMPLING = SamplingConfig()
 
@@ -102,6 +103,16 @@ def answer(request: ScoreRequest, score: Score) -> Scores:
     x_0 = request.x_0.detach().requires_grad_()
     value = score(replace(request, x_0=x_0))
     return Scores(value.detach()[:, None], torch.autograd.grad(value.sum(), x_0)[0])
+
+
+class ToyScoring(Scoring):
+    """Answers with `score_of`."""
+
+    def score(self, request: ScoreRequest) -> Scores:
+        return answer(request, score_of)
+
+    def judge(self, request: ScoreRequest) -> Judgement:
+        raise AssertionError("nothing is finished here")
 
 
 def drive(search: Generator[ScoreRequest, Scores, Found], score: Score = score_of) -> tuple[Found, list[ScoreRequest]]:

@@ -33,6 +33,10 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32. float16 is
     not offered: gradients of a mean over a latent underflow in it."""
+    channels_last: bool = False
+    """Convolutions in memory order N H W C: faster where the kernels prefer it. Like the precision, it changes digits."""
+    compile: bool = False
+    """torch.compile of the denoising network in every worker: minutes at the start, and on CPUs a C++ compiler."""
     lora_rank: int = 4
     lora_alpha: int = 4
     """The adapter is scaled by lora_alpha / lora_rank."""
@@ -60,6 +64,9 @@ class ModelConfig:
 
     def torch_dtype(self) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.preserve_format
 
 
 class Denoiser(ABC):

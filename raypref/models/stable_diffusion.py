@@ -47,7 +47,7 @@ class StableDiffusionDenoiser(Denoiser):
         self.device = config.torch_device()
         self.unet = UNet2DConditionModel.from_pretrained(
             source, subfolder="unet", revision=revision, torch_dtype=dtype, use_safetensors=True
-        ).to(self.device)
+        ).to(self.device, memory_format=config.memory_format())
         self.text_encoder = CLIPTextModel.from_pretrained(
             source, subfolder="text_encoder", revision=revision, torch_dtype=dtype, use_safetensors=True
         ).to(self.device)
@@ -65,6 +65,8 @@ class StableDiffusionDenoiser(Denoiser):
         size = self.unet.config.sample_size
         self.latent_shape = (self.unet.config.in_channels, size, size)
         self.parameters = add_lora(self.unet, config)
+        if config.compile:
+            self.unet.compile()
         self._embeddings: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -120,7 +122,7 @@ class StableDiffusionDecoder(Decoder):
             revision=config.revision,
             torch_dtype=config.torch_dtype(),
             use_safetensors=True,
-        ).to(self.device)
+        ).to(self.device, memory_format=config.memory_format())
         self.vae.eval().requires_grad_(False)
 
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 height width"]:

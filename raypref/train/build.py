@@ -24,9 +24,7 @@ def claim_threads(experiment: Experiment) -> None:
 
 def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
     claim_threads(experiment)
-    denoiser = model_family(experiment).denoiser(experiment.model)
-    tolerance = experiment.cluster.sync_tolerance
-    return Sampler(denoiser, experiment.sampling, experiment.method.search, scoring, tolerance)
+    return Sampler(model_family(experiment).denoiser(experiment.model), experiment, scoring)
 
 
 def build_scorer(experiment: Experiment) -> Scorer:

@@ -192,14 +192,15 @@ class Learner:
             StaleReference: where the batch caches the output of an older reference.
         """
         # The reference first: it borrows the policy's parameters, which the policy's graph must find unchanged.
-        reference = self._reference_out(batch)
-        policy = self._out(batch)
-        x_t = batch.x_t.to(policy.device)
-        return self.method.objective(
-            self.process.reverse(batch.steps, x_t, policy),
-            self.process.reverse(batch.steps, x_t, reference.to(policy)),
-            batch.to(x_t),
-        )
+        reference_out = self._reference_out(batch)
+        batch = batch.to(self.denoiser.parameters.flat)
+        reference = self.process.reverse(batch.steps, batch.x_t, reference_out.to(batch.x_t))
+        if self.experiment.run.fused_sampling:
+            assert batch.mean is not None, "the sampler keeps means, and their graph"
+            policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=batch.mean.detach())
+        else:
+            policy = self.process.reverse(batch.steps, batch.x_t, self._out(batch))
+        return self.method.objective(policy, reference, batch)
 
     def _reference_out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
         if batch.reference_out is not None:

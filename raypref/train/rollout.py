@@ -63,6 +63,9 @@ class Walk:
     process: Process
     chunk: Chunk
     guidance_scale: float
+    graph_steps: frozenset[int] = frozenset()
+    """Steps whose predictions keep their graph, for a learner in this process to train on. It reaches the recorded
+    means; states and clean latents are cut off from it."""
 
     def start(self, group: int) -> Float[Tensor, "G P C H W"]:
         """x_T of `group` trajectories a prompt."""
@@ -82,10 +85,10 @@ class Walk:
         """The process row of each prompt."""
         return torch.full((len(self.chunk.prompts),), step, dtype=torch.int64)
 
-    @torch.no_grad()
     def predict(self, step: int, x_t: Float[Tensor, "G P C H W"]) -> Float[Tensor, "G P C H W"] | None:
         """The network's guided output at the start of a step, on the CPU; None after the last step."""
-        return self._out(step, x_t) if step < len(self.process) else None
+        with torch.set_grad_enabled(step in self.graph_steps):
+            return self._out(step, x_t) if step < len(self.process) else None
 
     def _out(self, step: int, x_t: Float[Tensor, "G P C H W"]) -> Float[Tensor, "G P C H W"]:
         group, count = x_t.shape[:2]
@@ -100,11 +103,15 @@ class Walk:
 
     def step(self, step: int, x_t: Float[Tensor, "G P C H W"], out: Tensor | None, group: int) -> Tensor:
         """`group` candidates a prompt for the next state: [G P C H W]."""
-        return self.reverse(step, x_t, out).sample(self.noise("step", step, group))
+        return self.draw("step", step, self.reverse(step, x_t, out), group)
+
+    def draw(self, what: str, step: int, gaussian: Gaussian, group: int) -> Float[Tensor, "G P C H W"]:
+        """`group` draws a prompt from the step's Gaussian, with the noise of that address."""
+        return gaussian.sample(self.noise(what, step, group)).detach()
 
     def x_0(self, step: int, x_t: Float[Tensor, "G P C H W"], out: Tensor | None) -> Float[Tensor, "G P C H W"]:
         """The predicted clean latent at the start of a step; after the last step the latent is clean itself."""
-        return x_t if out is None else self.process.x_0(self.rows(step), x_t, out)
+        return x_t if out is None else self.process.x_0(self.rows(step), x_t, out.detach())
 
     def pull_back(
         self, step: int, x_t: Float[Tensor, "G P C H W"], gradient: Float[Tensor, "G P C H W"]
@@ -233,14 +240,14 @@ def _branch(walk: Walk, search: Search, recording: Recording, start: State) -> G
     visited = []
     for step in range(start.step, end):
         gaussian = walk.reverse(step, x, out)
-        parent, x = x, gaussian.sample(walk.noise("step", step, group))
+        parent, x = x, walk.draw("step", step, gaussian, group)
         out = walk.predict(step + 1, x)
         visited.append((parent, x, gaussian.mean))
     clean = {end: walk.x_0(end, x, out)}
     if PARENT in needs and start.value is None:
         clean[start.step] = walk.x_0(start.step, start.x_t, start.out)
     if NEXT in needs:
-        below = walk.reverse(end, x, out).sample(walk.noise("look-ahead", end, group))
+        below = walk.draw("look-ahead", end, walk.reverse(end, x, out), group)
         clean[end + 1] = walk.x_0(end + 1, below, walk.predict(end + 1, below))
     answers = walk.answers(clean, (yield walk.request(clean)))
     value = answers[end]  # [G P R]
@@ -314,7 +321,7 @@ def _chain(walk: Walk, search: Search) -> Exploration:
         gaussian = walk.reverse(step, x_t, out.expand_as(x_t))
         if step in wanted:
             clean[step] = walk.x_0(step, x_t, out.expand_as(x_t))
-        x_t = gaussian.sample(walk.noise("step", step, group))
+        x_t = walk.draw("step", step, gaussian, group)
         means.append(gaussian.mean)
         states.append(x_t)
     clean[total] = x_t

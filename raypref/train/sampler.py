@@ -14,7 +14,7 @@ from raypref.core.weights import Weights
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
-from raypref.train.experiment import SamplingConfig
+from raypref.train.experiment import Experiment
 from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
 from raypref.train.scorer import Judgement, together
 
@@ -58,20 +58,23 @@ class Spent:
 class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
-    def __init__(
-        self, denoiser: Denoiser, sampling: SamplingConfig, search: Search, scoring: Scoring, sync_tolerance: float
-    ) -> None:
-        self.denoiser, self.search, self.scoring, self.sync_tolerance = denoiser, search, scoring, sync_tolerance
-        self.process = sampling.process(denoiser.schedule)
-        self.guidance_scale = sampling.guidance_scale
+    def __init__(self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring) -> None:
+        self.denoiser, self.scoring, self.search = denoiser, scoring, experiment.method.search
+        self.sync_tolerance = experiment.cluster.sync_tolerance
+        self.fused = experiment.run.fused_sampling
+        self.process = experiment.sampling.process(denoiser.schedule)
+        self.guidance_scale = experiment.sampling.guidance_scale
         self._network = threading.Lock()
-        self._canary = Canary(denoiser, self.process, sampling.guidance_scale)
+        self._canary = Canary(denoiser, self.process, self.guidance_scale)
         self._proved: deque[tuple[int, str]] = deque(maxlen=4)
         self._syncs, self._seconds_syncing = 0, 0.0  # not told yet
 
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches from the chunk's prompts with exactly these weights."""
-        rollout, spent = self._drive(explore(self._walk(chunk), self.search), weights)
+        walk, search = self._walk(chunk), self.search
+        if self.fused:
+            walk, search = replace(walk, graph_steps=frozenset(search.recorded())), replace(search, keep_mean=True)
+        rollout, spent = self._drive(explore(walk, search), weights)
         with self._network:
             syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
         return SampledRollout(rollout, spent.seconds | {"syncing": seconds}, syncs, spent.failures)

@@ -250,3 +250,44 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, rando
 def test_impossible_adapters_are_refused(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**settings)
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"channels_last": True}, 1e-5),
+        ({"dtype": "bfloat16"}, 3e-2),
+        pytest.param({"compile": True}, 1e-5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_faster_network_is_the_same_function(random_model: Path, changes: dict[str, object], tolerance: float):
+    """Prediction and the adapter's gradient, with the adapter on; and the prediction with it off."""
+    x_t, t = states()
+    found = []
+    for settings in ({}, changes):
+        denoiser = loaded(random_model, **settings)
+        stir(denoiser)
+        with torch.no_grad(), denoiser.reference():
+            reference = denoiser.predict(x_t, t, PROMPTS, 5.0)
+        out = denoiser.predict(x_t, t, PROMPTS, 5.0)
+        out.square().sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in denoiser.parameters.parameters.values()])
+        found.append((reference, out.detach(), gradient))
+    assert relative(found[0][0], found[0][1]) > 10 * tolerance, "the adapter does something"
+    for plain, fast in zip(*found, strict=True):
+        assert relative(fast, plain) < tolerance
+
+
+def test_channels_last_reaches_the_convolutions_of_network_and_decoder(random_model: Path):
+    networks = (
+        loaded(random_model, channels_last=True).unet,
+        StableDiffusion.decoder(config(random_model, channels_last=True)).vae,
+    )
+    for network in networks:
+        kernels = [p for p in network.parameters() if p.dim() == 4 and min(p.shape) > 1]
+        assert kernels
+        assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)

@@ -8,6 +8,7 @@ import torch
 from raypref.core.weights import WeightsError
 from raypref.models.base import ModelConfig
 from raypref.models.stable_diffusion import StableDiffusion
+from raypref.train.experiment import ClusterConfig
 from raypref.train.learner import Learner
 from raypref.train.sampler import Sampler
 from tests.conftest import MakeExperiment
@@ -33,9 +34,8 @@ def trained(experiment: MakeExperiment) -> Learner:
 
 
 def sampler_of(learner: Learner, config: ModelConfig | None = None, tolerance: float = 1e-4) -> Sampler:
-    plan = learner.experiment
-    denoiser = StableDiffusion.denoiser(config or plan.model)
-    return Sampler(denoiser, plan.sampling, plan.method.search, Silent(), tolerance)
+    plan = replace(learner.experiment, cluster=ClusterConfig(sync_tolerance=tolerance))
+    return Sampler(StableDiffusion.denoiser(config or plan.model), plan, Silent())
 
 
 def test_the_same_network_is_admitted_and_proved_once_a_version(experiment: MakeExperiment):

@@ -1,0 +1,103 @@
+"""Fused sampling: the forward that sampling makes at a parent is the one that training differentiates."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raypref import methods
+from raypref.core.search import Search
+from raypref.methods.base import Method
+from raypref.methods.d3po import D3PO
+from raypref.methods.rdpo import RDPO
+from raypref.methods.spo import SPO
+from raypref.methods.tailorpo import TailorPO
+from raypref.registry import named_classes
+from raypref.train.chunk import rollout_chunks
+from raypref.train.experiment import ClusterConfig, Experiment, OptimizerConfig, RunConfig, SamplingConfig
+from raypref.train.learner import Learner
+from raypref.train.runtime import LocalRuntime
+from raypref.train.sampler import SampledRollout, Sampler
+from tests.conftest import MakeExperiment
+from tests.toys import ToyDenoiser, ToyScoring, chunk_of
+
+METHODS = {name: kind() for name, kind in named_classes(methods, Method).items()} | {"spo": SPO(threshold=0.0)}
+DENSE = RDPO(search=Search(steps=tuple(range(20))))
+
+
+def plan(method: Method, fused: bool) -> Experiment:
+    rows = 2 * method.rows_per_prompt()
+    return Experiment(
+        method=method,
+        run=RunConfig(prompts_per_iteration=2, chunk_size=2, lag=0, fused_sampling=fused),
+        sampling=SamplingConfig(num_inference_steps=20, guidance_scale=5.0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, batch_size=rows, micro_batch_size=rows),
+        cluster=ClusterConfig(runtime="local"),
+    )
+
+
+def roles(method: Method, fused: bool) -> tuple[Learner, Sampler, SampledRollout]:
+    """A learner, its sampler, and what that found for two prompts."""
+    experiment, denoiser = plan(method, fused), ToyDenoiser()
+    denoiser.stir()
+    learner = Learner(denoiser, experiment)
+    sampler = Sampler(denoiser if fused else ToyDenoiser(), experiment, ToyScoring())
+    weights = learner.weights(0)
+    sampler._use(weights)
+    denoiser.guided = sampler.denoiser.guided = 0  # a version's canary is one more
+    return learner, sampler, sampler.rollout(chunk_of(("a", "q")), weights)
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "evaluations"),
+    [(RDPO(), 5, 28), (TailorPO(), 5, 28), (DENSE, 20, 59), (D3PO(), 20, 78), (SPO(threshold=0.0), 16, 81)],
+)
+def test_a_trajectory_costs_no_forward_for_the_policy_s_training(method: Method, pairs: int, evaluations: int):
+    learner, sampler, found = roles(method, True)
+    batch = method.supervise(found.rollout)
+    loss = learner.loss(batch)
+    loss.per_example.sum().backward()
+    assert (len(batch), sampler.denoiser.guided) == (2 * pairs, 2 * evaluations)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_is_sampled_and_learned_is_what_two_networks_do(name: str):
+    fused, apart = (roles(METHODS[name], fused) for fused in (True, False))
+    for column in ("x_t", "x_s", "value", "final"):
+        mine, other = getattr(fused[2].rollout, column), getattr(apart[2].rollout, column)
+        assert not mine.requires_grad
+        torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True)
+    gradients, metrics = [], []
+    for learner, _, found in (fused, apart):
+        loss = learner.loss(learner.method.supervise(found.rollout))
+        loss.per_example.sum().backward()
+        metrics.append({"loss": loss.per_example.detach()} | loss.metrics)
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.denoiser.parameters.parameters.values()]))
+    assert float(gradients[1].abs().max()) > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+    for metric, value in metrics[1].items():
+        assert not metrics[0][metric].requires_grad
+        torch.testing.assert_close(metrics[0][metric], value, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_two_iterations_of_a_diffusion_model_end_at_the_same_weights(experiment: MakeExperiment):
+    """Through the local runtime, so both roles share one network there."""
+    base = experiment()
+    rows = base.run.prompts_per_iteration * base.method.rows_per_prompt()
+    base = replace(
+        base,
+        cluster=ClusterConfig(runtime="local"),
+        optimizer=replace(base.optimizer, batch_size=rows, micro_batch_size=rows),
+    )
+    moved = []
+    for fused in (True, False):
+        runtime = LocalRuntime(replace(base, run=replace(base.run, lag=0, fused_sampling=fused)))
+        runtime.restore(None)
+        assert (runtime.sampler.denoiser is runtime.learner.denoiser) is fused
+        before = runtime.learner.denoiser.parameters.flat.clone()
+        for iteration in range(2):
+            runtime.request(iteration, rollout_chunks(runtime.learner.experiment, iteration), iteration)
+            runtime.update(iteration)
+        moved.append(runtime.learner.denoiser.parameters.flat - before)
+    assert float(moved[1].norm()) > 0
+    assert float((moved[0] - moved[1]).norm()) < 1e-3 * float(moved[1].norm())
