@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from raypref.signals import undisturbed
 from raypref.train.checkpoint import TrainState, checkpoints, iteration_of
 from raypref.train.experiment import GuardAction
 from raypref.train.folder import Folder
@@ -30,9 +31,11 @@ class DiskStop(StoppedRun):
 
 @contextmanager
 def writing(run: Path, folder: Folder) -> Iterator[None]:
-    """For the parts of a run that only write: turns an error of the operating system into a DiskStop."""
+    """For the parts of a run that only write: no signal disturbs them, and an error of the operating system is a
+    DiskStop."""
     try:
-        yield
+        with undisturbed():
+            yield
     except SafetensorError as problem:  # safetensors writes files itself, and has its own error for it
         raise DiskStop(f"{run}: {problem}. {_advice(run, folder)}") from problem
     except OSError as problem:

@@ -4,9 +4,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 
 from raypref.train.stopped import Terminated
+
+
+@dataclass
+class Ending:
+    """What the main thread knows of being asked to end."""
+
+    received: list[int] = field(default_factory=list)
+    """Signals, since `ending_in_order` began."""
+    sections: int = 0
+    """How many `undisturbed` sections it is in."""
+    waits: bool = False
+    """Whether an interrupt waits for the last of them to end."""
+
+
+_ending = Ending()
 
 
 @contextmanager
@@ -16,22 +32,44 @@ def ending_in_order() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt  # what Ray's waits, and all else that is not Python, are ready for
-
-    before = {ending: signal.signal(ending, end) for ending in (signal.SIGTERM, signal.SIGINT)}
+    received = _ending.received = []
+    before = {ending: signal.signal(ending, _end) for ending in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     except KeyboardInterrupt:
         if not received:
             raise
     finally:
+        _ending.waits = False
         for ending, handler in before.items():
             signal.signal(ending, handler)
     if received:  # even where a destructor has swallowed the interrupt
         raise Terminated(received[0])
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _ending.received.append(number)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _ending.sections:
+        _ending.waits = True
+        return
+    raise KeyboardInterrupt  # what Ray's waits, and all else that is not Python, are ready for
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A signal that comes meanwhile takes effect at the end. Half of a file is then never written, and no library is
+    interrupted between taking a lock and noting that it has it: whoever asked for that lock next would wait for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _ending.sections += 1
+    try:
+        yield
+    finally:
+        _ending.sections -= 1
+    if _ending.waits and not _ending.sections:
+        _ending.waits = False
+        raise KeyboardInterrupt

@@ -13,9 +13,11 @@ import pytest
 
 from experiments.chaos import workers
 from raypref.cluster.connect import _init
+from raypref.disk import writing
 from raypref.run_directory import RunDirectory
-from raypref.signals import ending_in_order
+from raypref.signals import ending_in_order, undisturbed
 from raypref.train.checkpoint import checkpoints, iteration_of
+from raypref.train.folder import Folder
 from raypref.train.stopped import Terminated
 
 CONFIG = """
@@ -148,6 +150,40 @@ def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
 def test_a_signal_that_a_destructor_swallows_still_ends_the_run():
     with pytest.raises(Terminated), ending_in_order(), contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
+
+
+def ended(run):
+    """What a run notes before it ends in order."""
+    noted = []
+    with pytest.raises(Terminated), ending_in_order():
+        run(noted)
+    return noted
+
+
+def test_a_signal_waits_until_what_is_being_written_is_whole(tmp_path):
+    def run(noted):
+        with writing(tmp_path, Folder.at(str(tmp_path))):
+            with undisturbed():
+                signal.raise_signal(signal.SIGTERM)
+            noted.append("first")
+            signal.raise_signal(signal.SIGTERM)
+            noted.append("second")
+        noted.append("after")
+
+    assert ended(run) == ["first", "second"]
+
+
+def test_a_signal_outlives_an_error_of_what_it_waited_for():
+    def run(noted):
+        with contextlib.suppress(OSError), undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("no room")
+        noted.append("computed")
+        with undisturbed():
+            noted.append("written")
+        noted.append("after")
+
+    assert ended(run) == ["computed", "written"]
 
 
 def test_a_signal_while_ray_starts_is_one_like_any_other(monkeypatch):

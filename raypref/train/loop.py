@@ -77,11 +77,7 @@ def train(experiment: Experiment, runtime: Runtime, observer: Observer, resumed:
 def _keep(observer: Observer, state: TrainState, ended: BaseException) -> None:
     """The checkpoint of a run that ends too soon; should it fail too, why the run ends is still what counts."""
     try:
-        try:
-            observer.checkpointed(state)
-        except KeyboardInterrupt:  # the first signal, of which there is one: see `raypref.signals`
-            observer.checkpointed(state)
-            raise
+        observer.checkpointed(state)
     except Exception as problem:
         raise ended from problem
 
