@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks import floor
 from benchmarks.baselines import d3po_style, naive_rdpo, spo_style
 from benchmarks.clock import tell
-from benchmarks.work import Ours, Outcome, Published, plan
+from benchmarks.work import Ours, Outcome, Published, fused, plan
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
@@ -17,15 +17,30 @@ PARTS = ("all", "rollout", "reward", "learner")
 
 
 def compare(name: str, experiment: Experiment, theirs: Callable[[Published], Outcome], rounds: int) -> None:
-    """Pairs per CPU second of ours over theirs; both must find the same pairs and losses."""
-    ours, models = Ours(experiment), Published(experiment)
-    ours.run(), theirs(models)  # the first time pays for what happens once
-    found = []
+    """Pairs per CPU second of ours over theirs, with the defaults and with the settings for one process."""
+    models = Published(experiment)
+    players = {name: Ours(experiment), f"{name}_fused": Ours(fused(experiment))}
+    for ours in players.values():
+        ours.run()  # the first time pays for what happens once
+    theirs(models)
+    found: dict[str, list[tuple[Outcome, Outcome]]] = {player: [] for player in players}
     for _ in range(rounds):
-        mine, other = ours.run(), theirs(models)
-        if mine.pairs != other.pairs or abs(mine.loss - other.loss) > 1e-4 * abs(other.loss):
-            raise SystemExit(f"{name}: {mine.pairs} pairs of loss {mine.loss}, theirs {other.pairs} of {other.loss}")
-        found.append((mine, other))
+        other = theirs(models)
+        for player, ours in players.items():
+            found[player].append((agreeing(player, ours.run(), other), other))
+    for player, pairs in found.items():
+        summarise(player, pairs)
+
+
+def agreeing(name: str, mine: Outcome, other: Outcome) -> Outcome:
+    """Ours, which must have found the same pairs and losses."""
+    if mine.pairs != other.pairs or abs(mine.loss - other.loss) > 1e-4 * abs(other.loss):
+        raise SystemExit(f"{name}: {mine.pairs} pairs of loss {mine.loss}, theirs {other.pairs} of {other.loss}")
+    return mine
+
+
+def summarise(name: str, found: list[tuple[Outcome, Outcome]]) -> None:
+    """End to end, and by part of the work."""
     facts = {
         f"{part}_{kind}": round(
             sum(getattr(other.clock, kind)[part] for _, other in found)

@@ -17,6 +17,7 @@ from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import Experiment
 from raypref.train.rollout import ScoreRequest, Scores, Walk
 from raypref.train.runtime import LocalScoring
+from raypref.train.sampler import Sampler
 from raypref.train.scorer import Scorer
 
 QUICKSTART = Path(__file__).parent.parent / "experiments" / "quickstart.toml"
@@ -60,6 +61,18 @@ def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -
     return replace(base, method=method, optimizer=optimizer)
 
 
+def fused(experiment: Experiment) -> Experiment:
+    """The same work by the settings for one process: shared forwards, and the memory order that its kernels prefer."""
+    rows = experiment.run.prompts_per_iteration * experiment.method.rows_per_prompt()
+    return replace(
+        experiment,
+        run=replace(experiment.run, fused_sampling=True),
+        model=replace(experiment.model, channels_last=True),
+        optimizer=replace(experiment.optimizer, batch_size=rows, micro_batch_size=rows),
+        cluster=replace(experiment.cluster, runtime="local"),
+    )
+
+
 @torch.no_grad()
 def stir(denoiser: Denoiser) -> None:
     """The same small adapter for everybody."""
@@ -85,7 +98,11 @@ class Ours:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.iteration = experiment, 0
         self.scoring = TimedScoring(build_scorer(experiment))
-        self.sampler, self.learner = build_sampler(experiment, self.scoring), build_learner(experiment)
+        self.learner = build_learner(experiment)
+        if experiment.run.fused_sampling:
+            self.sampler = Sampler(self.learner.denoiser, experiment, self.scoring)
+        else:
+            self.sampler = build_sampler(experiment, self.scoring)
         stir(self.learner.denoiser)
         self.learner.history = {0: self.learner.denoiser.parameters.take(0)}
         self.chunk = rollout_chunks(experiment, 0)[0]  # the same prompts and noise in every round

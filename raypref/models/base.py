@@ -34,7 +34,7 @@ class ModelConfig:
     """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32. float16 is
     not offered: gradients of a mean over a latent underflow in it."""
     channels_last: bool = False
-    """Convolutions in memory order N H W C: faster where the kernels prefer it. Like the precision, it changes digits."""
+    """Convolutions in memory order N H W C: faster where kernels prefer it. Like the precision, it changes digits."""
     compile: bool = False
     """torch.compile of the denoising network in every worker: minutes at the start, and on CPUs a C++ compiler."""
     lora_rank: int = 4

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raypref.core.process import Gaussian
 from raypref.core.search import CHILD, NEEDS, PARENT
 from raypref.core.seeding import Key
 from raypref.core.supervise import credit
@@ -76,6 +77,7 @@ class Learner:
         self.gradient_level = math.nan
         """Running level of the gradient's norm; NaN before the first update."""
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
+        self._fresh = self.history[0].manifest.checksum
 
     def weights(self, version: int) -> Weights:
         """A version that rollouts may still ask for, the newest or, with lag, the one before; with its canary."""
@@ -196,10 +198,18 @@ class Learner:
         batch = batch.to(self.denoiser.parameters.flat)
         reference = self.process.reverse(batch.steps, batch.x_t, reference_out.to(batch.x_t))
         if self.experiment.run.fused_sampling:
-            assert batch.mean is not None, "the sampler keeps means, and their graph"
-            policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=batch.mean.detach())
-        else:
-            policy = self.process.reverse(batch.steps, batch.x_t, self._out(batch))
+            return self._fused_loss(batch, reference)
+        policy = self.process.reverse(batch.steps, batch.x_t, self._out(batch))
+        return self.method.objective(policy, reference, batch)
+
+    def _fused_loss(self, batch: Transitions, reference: Gaussian) -> Loss:
+        """With the policy's means that came with the rollout, graph and all."""
+        assert batch.mean is not None, "the sampler keeps means"
+        policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=batch.mean.detach())
+        if self.history[max(self.history)].manifest.checksum == self._fresh:
+            # Policy and reference are one function. Sampling and training evaluate it in batches of different sizes,
+            # and Psi's kink at 0 would take the rounding for a loser that rises.
+            reference = replace(reference, mean=batch.mean)
         return self.method.objective(policy, reference, batch)
 
     def _reference_out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:

@@ -39,8 +39,9 @@ def plan(method: Method, fused: bool) -> Experiment:
 def roles(method: Method, fused: bool) -> tuple[Learner, Sampler, SampledRollout]:
     """A learner, its sampler, and what that found for two prompts."""
     experiment, denoiser = plan(method, fused), ToyDenoiser()
-    denoiser.stir()
     learner = Learner(denoiser, experiment)
+    denoiser.stir()
+    learner.history = {0: denoiser.parameters.take(0)}
     sampler = Sampler(denoiser if fused else ToyDenoiser(), experiment, ToyScoring())
     weights = learner.weights(0)
     sampler._use(weights)
@@ -78,6 +79,15 @@ def test_what_is_sampled_and_learned_is_what_two_networks_do(name: str):
     for metric, value in metrics[1].items():
         assert not metrics[0][metric].requires_grad
         torch.testing.assert_close(metrics[0][metric], value, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_a_fresh_adapter_has_log_ratio_zero_although_batches_differ():
+    experiment = plan(RDPO(), True)
+    learner = Learner(denoiser := ToyDenoiser(), experiment)
+    found = Sampler(denoiser, experiment, ToyScoring()).rollout(chunk_of(("a", "q")), learner.weights(0))
+    denoiser.mixing += 1e-6  # what a batch of another size does to the reference
+    loss = learner.loss(learner.method.supervise(found.rollout))
+    assert torch.equal(loss.metrics["rho_lose"], torch.zeros(10))
 
 
 def test_two_iterations_of_a_diffusion_model_end_at_the_same_weights(experiment: MakeExperiment):
