@@ -8,11 +8,14 @@ from typing import Any
 from benchmarks.clock import tell
 from benchmarks.work import plan
 from raypref.cluster.runtime import RayRuntime
-from raypref.cluster.workers import ScorerWorker
+from raypref.cluster.workers import SamplerWorker, ScorerWorker
 from raypref.methods.rdpo import RDPO
+from raypref.train.build import build_sampler, build_scorer
 from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import Experiment
-from raypref.train.runtime import LocalRuntime, Runtime
+from raypref.train.rollout import ScoreRequest, Scores
+from raypref.train.runtime import LocalRuntime, LocalScoring, Runtime
+from raypref.train.scorer import Scorer
 
 PROMPTS, BATCH, ROUNDS, SLEEP = 4, 20, 4, 0.05
 """Sleep: seconds that the slow reward takes for a picture."""
@@ -26,11 +29,46 @@ class SleepyWorker(ScorerWorker):
         return super().score(request)
 
 
-class SleepyRuntime(RayRuntime):
-    """With slow rewards."""
+class Colocated(LocalScoring):
+    """Rewards in the sampler's own process."""
+
+    def __init__(self, scorer: Scorer, sleep: float) -> None:
+        super().__init__(scorer)
+        self.sleep = sleep
+
+    def score(self, request: ScoreRequest) -> Scores:
+        time.sleep(self.sleep * len(request.prompts))
+        return super().score(request)
+
+    def incidents(self) -> list[str]:
+        return []
+
+
+class ColocatedSampler(SamplerWorker):
+    """A sampler that needs no reward worker."""
+
+    sleep = 0.0
+
+    def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
+        self.scoring = Colocated(build_scorer(experiment), self.sleep)  # type: ignore[assignment]
+        self.sampler = build_sampler(experiment, self.scoring)
+
+
+class SleepyColocatedSampler(ColocatedSampler):
+    """With a slow reward."""
+
+    sleep = SLEEP
+
+
+class RuntimeWith(RayRuntime):
+    """Some workers in the place of others."""
+
+    def __init__(self, experiment: Experiment, instead: dict[type, type]) -> None:
+        self.instead = instead
+        super().__init__(experiment)
 
     def _spawn(self, worker: type, *arguments: Any, **options: Any) -> Any:
-        return super()._spawn(SleepyWorker if worker is ScorerWorker else worker, *arguments, **options)
+        return super()._spawn(self.instead.get(worker, worker), *arguments, **options)
 
 
 def seconds_an_iteration(runtime: Runtime, experiment: Experiment) -> list[float]:
@@ -66,7 +104,7 @@ def overlap() -> None:
     for lag, chunks in ((0, 1), (0, 2), (1, 1), (1, 2)):
         cluster = replace(base.cluster, samplers=1, reward_workers=1, chunks_in_flight=chunks)
         experiment = replace(base, cluster=cluster, run=replace(base.run, lag=lag))
-        found[lag, chunks] = seconds_an_iteration(SleepyRuntime(experiment), experiment)
+        found[lag, chunks] = seconds_an_iteration(RuntimeWith(experiment, {ScorerWorker: SleepyWorker}), experiment)
     slowest = found.pop((0, 1))
     for (lag, chunks), faster in found.items():
         name = "lag1_vs_lag0" if (lag, chunks) == (1, 2) else f"lag{lag}_with_{chunks}_in_flight"
@@ -74,10 +112,27 @@ def overlap() -> None:
         tell(name, [total], sleep_per_image=SLEEP, lag0_seconds=sum(slowest) / ROUNDS, seconds=sum(faster) / ROUNDS)
 
 
+def colocation() -> None:
+    """Reward workers of their own against rewards inside of the sampler, cheap and slow, at lag 1."""
+    base = plan(RDPO(), PROMPTS, BATCH, "run.chunk_size=2")
+    cluster = replace(base.cluster, samplers=1, reward_workers=1, chunks_in_flight=2)
+    experiment = replace(base, cluster=cluster, run=replace(base.run, lag=1))
+    rewards: tuple[tuple[float, type, type], ...] = (
+        (0.0, ScorerWorker, ColocatedSampler),
+        (SLEEP, SleepyWorker, SleepyColocatedSampler),
+    )
+    for sleep, worker, sampler in rewards:
+        apart = seconds_an_iteration(RuntimeWith(experiment, {ScorerWorker: worker}), experiment)
+        together = seconds_an_iteration(RuntimeWith(experiment, {SamplerWorker: sampler}), experiment)
+        total = sum(together) / sum(apart)
+        tell("reward_workers_vs_colocated", [total], sleep_per_image=sleep, seconds=sum(apart) / ROUNDS)
+
+
 def main() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     overhead()
     overlap()
+    colocation()
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -
         *(f"run.prompts_per_iteration={prompts}", f"run.chunk_size={prompts}", "run.lag=0"),
         *("evaluate.every=0", "evaluate.rewards=[]", "cluster.worker_cpus=0.1"),
         *("sampling.num_inference_steps=20", "sampling.guidance_scale=5.0"),
-        *("optimizer.lr_scheduler=constant", "optimizer.batch_size=10", "optimizer.micro_batch_size=10"),
+        *("optimizer.lr_scheduler=constant", "optimizer.batch_size=1", "optimizer.micro_batch_size=1"),
     ]
     base = load_experiment(QUICKSTART, [*settings, *overrides])
     optimizer = replace(
