@@ -103,17 +103,9 @@ class RayRuntime(Runtime):
                 self.learner = self._spawn_learner()
 
     def _spawn(self, worker: type, gpus: float, *arguments: Any, **options: Any) -> Any:
-        threads = str(self.experiment.run.num_threads)
-        return (
-            ray.remote(worker)
-            .options(
-                num_cpus=self.experiment.cluster.worker_cpus,
-                num_gpus=gpus,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-                **options,
-            )
-            .remote(*arguments)
-        )
+        # No runtime_env: a worker with one of its own cannot take a process that Ray has started in advance.
+        cpus = self.experiment.cluster.worker_cpus
+        return ray.remote(worker).options(num_cpus=cpus, num_gpus=gpus, **options).remote(*arguments)
 
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:
         self._jobs[iteration] = [Job("rollout", chunk, (self._weights[version],)) for chunk in chunks]
