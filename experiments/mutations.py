@@ -267,7 +267,6 @@ MUTANTS = [
     Mutant("core/weights.py", "self.version, self.checksum = UNPROVED  #", "pass  #"),
     Mutant("train/checkpoint.py", "if SUMS in target.names():\n        return target", "pass"),
     Mutant("train/loop.py", " or state.iteration == experiment.run.iterations", ""),
-    Mutant("train/loop.py", "            observer.checkpointed(state)\n            raise", "            raise"),
     Mutant("cluster/remote_scoring.py", "first = self._whereabouts.get(worker) == place", "first = place is not None"),
     Mutant("cluster/connect.py", "if ours and ended.code == signal.SIGTERM:", "if False:"),
     Mutant("cluster/pool.py", "if late:  #", "if False:  #"),

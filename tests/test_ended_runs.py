@@ -130,19 +130,21 @@ def test_a_run_that_is_ended_while_its_workers_start_leaves_nothing(tmp_path, ra
     assert not (tmp_path / "runs" / "early").exists()
 
 
-def end_twice(ending):
+def end_twice(ending, saved):
     with ending_in_order():
         try:
             signal.raise_signal(ending)
         finally:
             signal.raise_signal(signal.SIGTERM)
+            saved.append("the checkpoint")
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_disturb_what_the_first_began(ending):
-    before = signal.getsignal(ending)
+    before, saved = signal.getsignal(ending), []
     with pytest.raises(Terminated) as caught:
-        end_twice(ending)
+        end_twice(ending, saved)
+    assert saved == ["the checkpoint"]
     assert caught.value.signal_number == ending
     assert signal.getsignal(ending) == before
 

@@ -26,6 +26,7 @@ FAULTS = {
     "raises": lambda: [][0],
     "freezes": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "sleeps": lambda: time.sleep(600),
+    "is slow": lambda: time.sleep(1),
     "lacks": lambda: lose_an_argument(),
 }
 
@@ -114,8 +115,10 @@ def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_clust
 
 
 def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(ray_cluster, tmp_path):
+    for name in ("slow", "deadly"):
+        (tmp_path / name).mkdir()
     pool = pool_of(1, slots=2)
-    work = [jobs(1)[0], bad("chunk of death", "dies", tmp_path, 3)]
+    work = [bad("slow chunk", "is slow", tmp_path / "slow", 9), bad("chunk of death", "dies", tmp_path / "deadly", 3)]
     pool.submit(work)
     with pytest.raises(Quarantined) as caught:
         pool.wait_jobs(work)
@@ -156,7 +159,7 @@ def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
 
 def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
     pool = pool_of(1)
-    pool.submit([bad("forgotten", "dies", tmp_path, 1), *jobs(3)])
+    pool.submit([bad("forgotten", "dies", tmp_path, 2), *jobs(3)])
     pool.forget()
     work = jobs(1)
     pool.submit(work)
