@@ -41,6 +41,7 @@ soak: $(READY)  ## a thousand iterations: docs/soak.svg; memory must stay flat
 	$(BIN)/python -m experiments.soak
 
 bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; ratios as JSON lines
+	$(BIN)/python -m benchmarks.roofline
 	$(BIN)/python -m benchmarks.broadcast
 	$(BIN)/python -m benchmarks.roles
 	$(BIN)/python -m benchmarks.compute

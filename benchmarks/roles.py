@@ -82,6 +82,7 @@ def seconds_an_iteration(runtime: Runtime, experiment: Experiment) -> list[float
             runtime.request(requested, chunks, experiment.policy_version(requested))
             requested += 1
         runtime.update(iteration)
+        runtime.state()  # as the loop does, for checkpoints
         found.append(time.perf_counter() - started)
     runtime.close()
     return found[1:]

@@ -17,7 +17,6 @@ from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import Experiment
 from raypref.train.rollout import ScoreRequest, Scores, Walk
 from raypref.train.runtime import LocalScoring
-from raypref.train.sampler import Sampler
 from raypref.train.scorer import Scorer
 
 QUICKSTART = Path(__file__).parent.parent / "experiments" / "quickstart.toml"
@@ -62,12 +61,11 @@ def plan(method: Method, prompts: int, micro_batch_size: int, *overrides: str) -
 
 
 def fused(experiment: Experiment) -> Experiment:
-    """The same work by the settings for one process: shared forwards, and the memory order that its kernels prefer."""
+    """The same work with the forwards that sampling and training can share in one process."""
     rows = experiment.run.prompts_per_iteration * experiment.method.rows_per_prompt()
     return replace(
         experiment,
         run=replace(experiment.run, fused_sampling=True),
-        model=replace(experiment.model, channels_last=True),
         optimizer=replace(experiment.optimizer, batch_size=rows, micro_batch_size=rows),
         cluster=replace(experiment.cluster, runtime="local"),
     )
@@ -99,10 +97,7 @@ class Ours:
         self.experiment, self.iteration = experiment, 0
         self.scoring = TimedScoring(build_scorer(experiment))
         self.learner = build_learner(experiment)
-        if experiment.run.fused_sampling:
-            self.sampler = Sampler(self.learner.denoiser, experiment, self.scoring)
-        else:
-            self.sampler = build_sampler(experiment, self.scoring)
+        self.sampler = build_sampler(experiment, self.scoring, self.learner)
         stir(self.learner.denoiser)
         self.learner.history = {0: self.learner.denoiser.parameters.take(0)}
         self.chunk = rollout_chunks(experiment, 0)[0]  # the same prompts and noise in every round
@@ -147,7 +142,7 @@ class Published:
     def log_ratio(self, step: Tensor, x_t: Tensor, x_s: Tensor, prompts: tuple[str, ...]) -> Tensor:
         """log policy - log reference of a batch of transitions: two forwards of their own."""
         policy = self.process.reverse(step, x_t, self.predict(self.policy, step, x_t, prompts))
-        with torch.no_grad():
+        with torch.no_grad(), self.copy.reference():  # copied before it was given an adapter
             reference = self.process.reverse(step, x_t, self.predict(self.copy, step, x_t, prompts))
         return policy.log_prob(x_s) - reference.log_prob(x_s)
 

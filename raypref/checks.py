@@ -128,9 +128,17 @@ def _check_batch(experiment: Experiment) -> None:
 def _check_fused(experiment: Experiment) -> None:
     if not experiment.run.fused_sampling:
         return
+    search = experiment.method.search
+    if search.shape == "tree" and (search.inner_steps > 1 or any(step + 1 in search.steps for step in search.steps)):
+        raise ConfigError(
+            f"method.search.steps = {list(search.steps)}: run.fused_sampling = true keeps the graph of every candidate "
+            "that may be trained from, and where branches follow upon one another these are more than it saves; leave "
+            "a step between them (and inner_steps = 1), or leave fused_sampling out"
+        )
     rows = experiment.run.prompts_per_iteration * experiment.method.rows_per_prompt()
     optimizer = experiment.optimizer
     needs = {
+        "model.dtype": (experiment.model.dtype, "float32"),
         "cluster.runtime": (experiment.cluster.runtime, "local"),
         "run.lag": (experiment.run.lag, 0),
         "reference.update": (experiment.reference.update, "frozen"),

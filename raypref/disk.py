@@ -31,11 +31,9 @@ class DiskStop(StoppedRun):
 
 @contextmanager
 def writing(run: Path, folder: Folder) -> Iterator[None]:
-    """For the parts of a run that only write: no signal disturbs them, and an error of the operating system is a
-    DiskStop."""
+    """For the parts of a run that only write: turns an error of the operating system into a DiskStop."""
     try:
-        with undisturbed():
-            yield
+        yield
     except SafetensorError as problem:  # safetensors writes files itself, and has its own error for it
         raise DiskStop(f"{run}: {problem}. {_advice(run, folder)}") from problem
     except OSError as problem:
@@ -58,25 +56,26 @@ def _advice(run: Path, folder: Folder) -> str:
 
 
 class DiskGuard(Observer):
-    """Passes on what the loop tells to an observer that writes, each time inside `writing`."""
+    """Passes on what the loop tells to an observer that writes, each time inside `writing`, and undisturbed by signals
+    but for the export, which waits for the learner."""
 
     def __init__(self, observer: Observer, writing: Callable[[], AbstractContextManager[None]]) -> None:
         self.observer, self.writing = observer, writing
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
-        with self.writing():
+        with undisturbed(), self.writing():
             self.observer.updated(iteration, report, pairs, seconds)
 
     def pictured(self, iteration: int, judgements: list[Judgement]) -> None:
-        with self.writing():
+        with undisturbed(), self.writing():
             self.observer.pictured(iteration, judgements)
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
-        with self.writing():
+        with undisturbed(), self.writing():
             self.observer.alarmed(iteration, alarms, action)
 
     def checkpointed(self, state: TrainState) -> None:
-        with self.writing():
+        with undisturbed(), self.writing():
             self.observer.checkpointed(state)
 
     def trained(self, export: Callable[[Path], None]) -> None:
@@ -84,5 +83,5 @@ class DiskGuard(Observer):
             self.observer.trained(export)
 
     def learner_lost(self, iteration: int, why: str) -> None:
-        with self.writing():
+        with undisturbed(), self.writing():
             self.observer.learner_lost(iteration, why)

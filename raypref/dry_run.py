@@ -18,12 +18,14 @@ def guided_evaluations(search: Search, num_inference_steps: int) -> int:
     return 1 + plain + (len(inside) + len(looked)) * search.candidates + 2 * len(moved)
 
 
-def trained_evaluations(method: Method) -> int:
-    """Guided network evaluations of the learner for one prompt: policy and reference at every parent, each once."""
+def trained_parents(method: Method) -> int:
+    """States of one prompt at which the learner needs policy and reference: each once, however many rows share it."""
     search, rows = method.search, method.rows_per_prompt()
-    apart = method.arms == 2 and not search.shares_parent()
-    parents = 2 * rows - (search.same_start and 0 in search.recorded()) if apart else rows
-    return 2 * parents
+    if method.arms == 1 or search.shares_parent():
+        return rows
+    if search.shape == "tree":  # winner and loser part after the first of the inner steps
+        return 2 * rows - len(search.steps)
+    return 2 * rows - 1 if search.same_start and 0 in search.steps else 2 * rows
 
 
 def dry_run(experiment: Experiment) -> dict[str, str]:
@@ -40,7 +42,8 @@ def dry_run(experiment: Experiment) -> dict[str, str]:
         "optimizer updates an iteration": str(updates),
         "rollout tasks an iteration": str(run.prompts_per_iteration // run.chunk_size),
         "guided network evaluations an iteration": f"{sampled} to sample, "
-        f"{run.prompts_per_iteration * trained_evaluations(method)} to train (policy and reference, once a parent)",
+        f"{run.prompts_per_iteration * trained_parents(method) * (1 if run.fused_sampling else 2)} to train (reference"
+        f"{'' if run.fused_sampling else ' and policy'}, once a parent)",
         "held-out pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
         "workers": f"{cluster.samplers} samplers, {cluster.reward_workers} reward workers, 1 learner",
         "reserved": f"{cluster.total_cpus():g} CPUs, {cluster.total_gpus():g} GPUs",

@@ -11,7 +11,9 @@ BUSY = {"samplers": ("denoising", "syncing"), "reward workers": ("rewarding",), 
 def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Role -> idle share of its workers' wall-clock time, in iterations that no evaluation came before.
 
-    Empty where there was none. Without Ray one process plays all roles in turn, and the shares add up accordingly.
+    Empty where there was none, or where a part was not measured yet. Without Ray one process plays all roles in turn,
+    and the shares add up accordingly. Busy is computing: proofs, packing and the learner's answers to the driver do not
+    count.
     """
     cluster, every = experiment.cluster, experiment.evaluate.every
     workers = {"samplers": cluster.samplers, "reward workers": cluster.reward_workers, "learner": 1}
@@ -24,7 +26,8 @@ def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> di
         if not every or row["iteration"] == 1 or (row["iteration"] - 1) % every
     ]
     wall = sum(seconds for seconds, _ in plain)
-    if not plain:
+    measured = all(part in busy for _, busy in plain for parts in BUSY.values() for part in parts)
+    if not plain or not measured:
         return {}
     return {
         role: 1 - sum(busy[part] for _, busy in plain for part in parts) / (wall * workers[role])

@@ -17,7 +17,7 @@ from raypref.lock import locked
 from raypref.progress import Display, clock, warn
 from raypref.report import write_report
 from raypref.run_directory import RunDirectory, replace_text
-from raypref.signals import ending_in_order
+from raypref.signals import ending_in_order, undisturbed
 from raypref.tracking import Tracker
 from raypref.train.checkpoint import CorruptCheckpoint, TrainState, newest_good, write_checkpoint
 from raypref.train.chunk import evaluation_chunks
@@ -152,13 +152,13 @@ def _run(experiment: Experiment, path: Path, prepare: Callable[[], RunDirectory]
         try:
             display.say(f"workers ready after {clock(time.perf_counter() - started)}")
             disk = partial(writing, path, RunDirectory(path).checkpoints(experiment))
-            with disk():
+            with undisturbed(), disk():
                 directory = prepare()
                 recorder = Recorder(experiment, directory, display, state, started)
             _loop(experiment, runtime, recorder, disk, state)
         finally:
             runtime.close()
-        with disk():
+        with undisturbed(), disk():
             write_report(directory)
             write_summary(directory)
         display.say(f"LoRA weights: {directory.lora}")
@@ -179,11 +179,11 @@ def _loop(
     except DiskStop:  # no room for a report
         raise
     except StoppedRun:
-        with disk():
+        with undisturbed(), disk():
             write_report(recorder.directory)
         raise
     finally:
-        with disk():
+        with undisturbed(), disk():
             recorder.close()
 
 

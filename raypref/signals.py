@@ -1,6 +1,7 @@
 """Signals that end a run in order: its last finished iteration is checkpointed first."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def ending_in_order() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received = _ending.received = []
+    outside, received = _ending.received, list[int]()
+    _ending.received = received
     before = {ending: signal.signal(ending, _end) for ending in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -40,7 +42,7 @@ def ending_in_order() -> Iterator[None]:
         if not received:
             raise
     finally:
-        _ending.waits = False
+        _ending.received, _ending.waits = outside, False
         for ending, handler in before.items():
             signal.signal(ending, handler)
     if received:  # even where a destructor has swallowed the interrupt
@@ -61,15 +63,17 @@ def _end(number: int, frame: FrameType | None) -> None:
 def undisturbed() -> Iterator[None]:
     """A signal that comes meanwhile takes effect at the end. Half of a file is then never written, and no library is
     interrupted between taking a lock and noting that it has it: whoever asked for that lock next would wait for ever.
+    Where an error is on its way already, it stays the reason.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    failing = sys.exception() is not None
     _ending.sections += 1
     try:
         yield
     finally:
         _ending.sections -= 1
-    if _ending.waits and not _ending.sections:
+    if _ending.waits and not _ending.sections and not failing:
         _ending.waits = False
         raise KeyboardInterrupt

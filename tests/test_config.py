@@ -165,6 +165,10 @@ BROKEN = [
         "run.fused_sampling = true: sampling and training share their forwards only in one process that makes one "
         "update of each iteration's pairs; set optimizer.micro_batch_size = 20 (not 5), or leave fused_sampling out",
     ),
+    (
+        ["run.fused_sampling=true", "method.search.steps=[0,4,5,7,9]"],
+        "method.search.steps = [0, 4, 5, 7, 9]: run.fused_sampling = true keeps the graph of every candidate",
+    ),
     (["run.fused_sampling=true"], "set cluster.runtime = 'local' (not 'ray'), run.lag = 0 (not 1), optimizer.batch"),
     (["reward.also=aesthetics"], "reward.also = 'aesthetics': input should be a valid"),
     (

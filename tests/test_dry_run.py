@@ -3,7 +3,7 @@
 import pytest
 
 from raypref.core.search import Guidance, Search
-from raypref.dry_run import guided_evaluations, trained_evaluations
+from raypref.dry_run import guided_evaluations, trained_parents
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
@@ -39,7 +39,8 @@ def test_guided_evaluations_are_counted_as_the_design_says():
     # 1 + 5 branches x 2 + 12 plain steps = 23; two chains from one x_T: 1 + 19 x 2 = 39
     assert guided_evaluations(RDPO().search, 20) == 23
     assert guided_evaluations(D3PO().search, 20) == 39
-    # Policy and reference at every parent: RDPO's 5, SPO's 16; D3PO's 2 x 20, of which the first is one.
-    assert trained_evaluations(RDPO()) == 10
-    assert trained_evaluations(SPO()) == 32
-    assert trained_evaluations(D3PO()) == 78
+    # D3PO: 2 x 20, of which the first is one. SPO on SDXL: of 2 x 3 in a branch the first is one.
+    assert trained_parents(RDPO()) == 5
+    assert trained_parents(SPO()) == 16
+    assert trained_parents(D3PO()) == 39
+    assert trained_parents(SPO(search=Search(steps=(0, 3, 6, 9, 12), inner_steps=3))) == 25

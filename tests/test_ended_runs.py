@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,12 +14,13 @@ import pytest
 
 from experiments.chaos import workers
 from raypref.cluster.connect import _init
-from raypref.disk import writing
+from raypref.disk import DiskGuard, writing
 from raypref.run_directory import RunDirectory
 from raypref.signals import ending_in_order, undisturbed
 from raypref.train.checkpoint import checkpoints, iteration_of
 from raypref.train.folder import Folder
 from raypref.train.stopped import Terminated
+from tests.recording import Recording
 
 CONFIG = """
 [run]
@@ -163,16 +165,23 @@ def ended(run):
 
 
 def test_a_signal_waits_until_what_is_being_written_is_whole(tmp_path):
-    def run(noted):
-        with writing(tmp_path, Folder.at(str(tmp_path))):
+    class Noting(Recording):
+        def alarmed(self, iteration, alarms, action):
             with undisturbed():
                 signal.raise_signal(signal.SIGTERM)
-            noted.append("first")
+            self.noted = ["a row"]
             signal.raise_signal(signal.SIGTERM)
-            noted.append("second")
-        noted.append("after")
+            self.noted.append("its events")
 
-    assert ended(run) == ["first", "second"]
+    def run(noted):
+        observer = Noting()
+        try:
+            DiskGuard(observer, partial(writing, tmp_path, Folder.at(str(tmp_path)))).alarmed(0, {}, "count")
+            noted.append("after")
+        finally:
+            noted += observer.noted
+
+    assert ended(run) == ["a row", "its events"]
 
 
 def test_a_signal_outlives_an_error_of_what_it_waited_for():
@@ -186,6 +195,22 @@ def test_a_signal_outlives_an_error_of_what_it_waited_for():
         noted.append("after")
 
     assert ended(run) == ["computed", "written"]
+
+
+def write_to_a_full_disk():
+    with ending_in_order():
+        try:
+            with undisturbed():
+                signal.raise_signal(signal.SIGTERM)
+                raise OSError("no room")
+        finally:
+            with undisturbed():
+                pass  # the last lines of a log
+
+
+def test_an_error_stays_the_reason_although_a_signal_waits():
+    with pytest.raises(OSError, match="no room"):
+        write_to_a_full_disk()
 
 
 def test_a_signal_while_ray_starts_is_one_like_any_other(monkeypatch):

@@ -1,7 +1,5 @@
 """Idle shares are what is left of the workers' wall-clock time."""
 
-import dataclasses
-
 import pytest
 
 from raypref.idle import idle_shares
@@ -34,4 +32,4 @@ def test_one_process_plays_all_roles_in_turn():
     )
     found = idle_shares(experiment, ROWS[:1])
     assert found == pytest.approx({"samplers": -0.2, "reward workers": 0.9, "learner": 0.6})
-    assert idle_shares(dataclasses.replace(experiment), ROWS[1:2]) == {}
+    assert idle_shares(experiment, ROWS[1:2]) == {}

@@ -42,7 +42,8 @@ def sd_schedule(**changes: object) -> Schedule:
 class ToyDenoiser(Denoiser):
     """out = tanh(x M + t / 1000 + letter of the prompt) + adapter(x), with adapter(x) = (x gain) / 2 + bias.
 
-    It counts what it evaluates: `guided` is the number of latents given to `predict`.
+    It counts what it evaluates: `guided` is the number of latents given to `predict`, `backward` of those that a
+    gradient went back through.
     """
 
     latent_shape = (2, 2, 2)
@@ -55,7 +56,7 @@ class ToyDenoiser(Denoiser):
         self.bias = torch.nn.Parameter(torch.zeros(size))
         self.parameters = FlatParameters({"gain": self.gain, "bias": self.bias})
         self.adapted = True
-        self.guided = 0
+        self.guided = self.backward = 0
         self.batches: list[int] = []
 
     def predict(
@@ -69,7 +70,12 @@ class ToyDenoiser(Denoiser):
         out = torch.tanh(flat @ self.mixing + t[:, None] / 1000 + guidance_scale * letters)
         if self.adapted:
             out = out + 0.5 * flat @ self.gain + self.bias
+        if out.requires_grad:
+            out.register_hook(self._count)
         return out.reshape(x_t.shape)
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

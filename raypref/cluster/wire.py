@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # torch, of what `borrow` gives
-
 
 @dataclass(frozen=True)
 class PackedTensor:
@@ -56,7 +54,9 @@ def unpack(value: Any) -> Any:
 def borrow(value: Any) -> Any:
     """The inverse of `pack` for what is only read, and no longer than the call that brought it: tensors are views of
     the object store. Weights are: whoever installs them copies them once, into its parameters."""
-    return _unpack(value, lambda array: array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return _unpack(value, lambda array: array)
 
 
 def _unpack(value: Any, own: Callable[[np.ndarray], np.ndarray]) -> Any:

@@ -36,7 +36,8 @@ class ModelConfig:
     channels_last: bool = False
     """Convolutions in memory order N H W C: faster where kernels prefer it. Like the precision, it changes digits."""
     compile: bool = False
-    """torch.compile of the denoising network in every worker: minutes at the start, and on CPUs a C++ compiler."""
+    """torch.compile of the denoising network in every worker: minutes at the start, and on CPUs a C++ compiler. Which
+    kernels it picks depends on the sizes seen before, so a resumed run has the same numbers only up to rounding."""
     lora_rank: int = 4
     lora_alpha: int = 4
     """The adapter is scaled by lora_alpha / lora_rank."""

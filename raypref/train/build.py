@@ -22,8 +22,12 @@ def claim_threads(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.run.num_threads)
 
 
-def build_sampler(experiment: Experiment, scoring: Scoring) -> Sampler:
+def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | None = None) -> Sampler:
+    """A sampler; with run.fused_sampling, on the network of the learner beside it."""
     claim_threads(experiment)
+    if experiment.run.fused_sampling:
+        assert learner is not None, "fused sampling is for one process"
+        return Sampler(learner.denoiser, experiment, scoring)
     return Sampler(model_family(experiment).denoiser(experiment.model), experiment, scoring)
 
 

@@ -43,7 +43,8 @@ class RunConfig:
     """0: rollouts use the newest weights. 1: weights one update older, so that sampling and learning overlap."""
     fused_sampling: bool = False
     """Sampling keeps the graph of the forwards that training needs: 28 network evaluations instead of 33 for RDPO's
-    five pairs. For one process, one update an iteration, and memory for all its graphs: see docs/performance.md."""
+    five pairs. For one process, one update an iteration, branches with a step between them, and memory for the graphs
+    of all pairs: see docs/performance.md."""
     num_threads: int = 1
     """CPU threads of each worker. Part of the numbers."""
     wandb_project: str = ""

@@ -248,7 +248,8 @@ def _branch(walk: Walk, search: Search, recording: Recording, start: State) -> G
         clean[start.step] = walk.x_0(start.step, start.x_t, start.out)
     if NEXT in needs:
         below = walk.draw("look-ahead", end, walk.reverse(end, x, out), group)
-        clean[end + 1] = walk.x_0(end + 1, below, walk.predict(end + 1, below))
+        with torch.no_grad():
+            clean[end + 1] = walk.x_0(end + 1, below, walk.predict(end + 1, below))
     answers = walk.answers(clean, (yield walk.request(clean)))
     value = answers[end]  # [G P R]
     unknown = torch.full_like(value, torch.nan)

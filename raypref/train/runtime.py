@@ -9,7 +9,7 @@ from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
 from raypref.train.rollout import ScoreRequest, Scores
-from raypref.train.sampler import Sampler, Scoring
+from raypref.train.sampler import Scoring
 from raypref.train.scorer import Judgement, Scorer
 from raypref.train.state import LearnerState, learner_state, restore_learner, roll_back
 from raypref.train.stopped import StoppedRun
@@ -76,11 +76,7 @@ class LocalRuntime(Runtime):
 
     def __init__(self, experiment: Experiment) -> None:
         self.learner = build_learner(experiment)
-        scoring = LocalScoring(build_scorer(experiment))
-        if experiment.run.fused_sampling:  # both roles play on one network
-            self.sampler = Sampler(self.learner.denoiser, experiment, scoring)
-        else:
-            self.sampler = build_sampler(experiment, scoring)
+        self.sampler = build_sampler(experiment, LocalScoring(build_scorer(experiment)), self.learner)
         self._requested: dict[int, tuple[list[Chunk], int]] = {}
 
     def request(self, iteration: int, chunks: list[Chunk], version: int) -> None:

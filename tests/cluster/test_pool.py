@@ -70,11 +70,12 @@ def bad(name, fault, marks, times):
     return Job("rollout", Chunk(name, (), ()), (fault, str(marks), times))
 
 
-def pool_of(count, slots=1, timeout=60.0, starts=None):
-    def spawn():
-        return ray.remote(Echo).options(num_cpus=0, max_concurrency=slots).remote(starts)
+def sampler(slots=1, starts=None):
+    return ray.remote(Echo).options(num_cpus=0, max_concurrency=slots).remote(starts)
 
-    pool = Pool(spawn, count, slots, 60.0)
+
+def pool_of(count, slots=1, timeout=60.0, starts=None):
+    pool = Pool(lambda: sampler(slots, starts), count, slots, 60.0)
     pool.wait_ready()
     pool.timeout = timeout
     return pool
@@ -144,6 +145,19 @@ def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_
     pool.submit(work := [bad("bad", "dies", tmp_path / "marks", 1)])
     with pytest.raises(NobodyLeft, match=r"(?s)no sampler can be started: .*no second start"):
         pool.wait_jobs(work)
+
+
+def test_only_failed_starts_in_a_row_count(ray_cluster, tmp_path):
+    pool = pool_of(1)
+    taken = tmp_path / "taken"
+    taken.touch()  # who finds it cannot start
+    starts = iter([str(taken), str(taken), None] * 2)
+    pool.spawn = lambda: sampler(starts=next(starts))
+    for _ in range(2):
+        pool._replace(pool.seats[0], [], "is taken away")
+        pool.wait_ready()
+    pool.submit(work := jobs(1))
+    assert answers(pool, work) == ["chunk 0"]
 
 
 def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):

@@ -146,8 +146,9 @@ def test_a_trajectory_costs_what_the_mathematics_needs(method: Method, pairs: in
     assert denoiser.guided == sampling
     batch = learner.method.supervise(rollout)
     assert len(batch) == pairs
-    learner.loss(batch)
+    learner.loss(batch).per_example.sum().backward()
     assert denoiser.off == backward
+    assert denoiser.backward == backward
     assert denoiser.guided == sampling + 2 * backward
 
 
