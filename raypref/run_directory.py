@@ -134,11 +134,16 @@ class RunDirectory:
             if now.get(name) != made_with.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in allowed)
         ]
         if differing:
-            told = [name if name.endswith("prompts") else f"{name} = {now.get(name)!r}" for name in differing]
-            was = [name if name.endswith("prompts") else f"{made_with.get(name)!r}" for name in differing]
+            told = [
+                f"{name}: other prompts"
+                if name.endswith("prompts")
+                else f"{name} = {now.get(name)!r} (was {made_with.get(name)!r})"
+                for name in differing
+            ]
             raise ConfigError(
-                f"{', '.join(told)}: an existing run may change only {', '.join(allowed)}; it was made with "
-                f"{', '.join(was)}"
+                f"{', '.join(told)}: an existing run may change only {', '.join(allowed)}; take the change back (it "
+                f"may be an edit of {self.config.name} or of a prompt file in {self.path}), or train under another "
+                "run.name"
             )
         return changed
 

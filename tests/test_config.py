@@ -272,9 +272,10 @@ def test_an_edit_of_a_run_s_own_files_is_noticed(config, tmp_path):
     with pytest.raises(ConfigError) as caught:
         directory.changed(["cluster.samplers=7"], RESUMABLE)
     assert str(caught.value).startswith(
-        "method.beta = 0.5, run.prompts, run.seed = 1: an existing run may change only cluster, "
+        "method.beta = 0.5 (was 0.1), run.prompts: other prompts, run.seed = 1 (was 0): an existing run may change "
+        "only cluster, "
     )
-    assert str(caught.value).endswith("it was made with 0.1, run.prompts, 0")
+    assert "take the change back (it may be an edit of config.toml or of a prompt file in " in str(caught.value)
 
 
 def test_overrides_keep_the_other_defaults_of_a_partial_table(config):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from experiments.chaos import workers
-from raypref.cluster.connect import _init
+from raypref.cluster.connect import NoCluster, _init
 from raypref.disk import DiskGuard, writing
 from raypref.run_directory import RunDirectory
 from raypref.signals import ending_in_order, undisturbed
@@ -220,5 +220,14 @@ def test_a_signal_while_ray_starts_is_one_like_any_other(monkeypatch):
 
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(Terminated) as caught, ending_in_order():
-        _init()
+        _init("local")
     assert caught.value.signal_number == signal.SIGTERM
+
+
+def test_a_ray_that_does_not_start_is_one_clear_error(monkeypatch):
+    def init(**settings):  # as Ray does on a machine that is too busy
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(NoCluster, match=r"timed out during startup.*; try again .* cluster.runtime=local"):
+        _init("local")

@@ -9,6 +9,11 @@ from typing import Any
 import ray
 
 from raypref.train.experiment import Experiment
+from raypref.train.stopped import StoppedRun
+
+
+class NoCluster(StoppedRun):
+    """Ray could not be started, or joined."""
 
 
 def connect(experiment: Experiment) -> bool:
@@ -16,6 +21,9 @@ def connect(experiment: Experiment) -> bool:
 
     A cluster started here offers enough CPU slots for every worker, however few cores there are: a laptop is slow, not
     stuck.
+
+    Raises:
+        NoCluster: where Ray does not come up, or does not answer.
     """
     if ray.is_initialized():
         return False
@@ -34,16 +42,21 @@ def connect(experiment: Experiment) -> bool:
     return True
 
 
-def _init(**settings: Any) -> None:
+def _init(address: str, **settings: Any) -> None:
     """Ray takes SIGTERM for itself, in Python and below; whoever handled it before does so again afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
     ours = callable(handler) and threading.current_thread() is threading.main_thread()
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **settings)
     except SystemExit as ended:
         if ours and ended.code == signal.SIGTERM:  # it came meanwhile, and this is what Ray makes of it
             handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
         raise
+    except Exception as problem:  # Ray has no class of its own for a start that fails
+        raise NoCluster(
+            f"Ray ({address}) is not there: {problem}; try again when this machine is less busy, check "
+            "cluster.address, or run without Ray: cluster.runtime=local"
+        ) from problem
     finally:
         if ours:
             signal.signal(signal.SIGTERM, handler)

@@ -72,4 +72,5 @@ def order_metadata(path: Path) -> None:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % HEADER_LENGTH_BYTES)  # tensors start at a multiple of eight
+    path.unlink()  # safetensors makes files that only their owner may read
     path.write_bytes(len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text + content[end:])
