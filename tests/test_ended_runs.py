@@ -116,6 +116,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_run_that_is_ended_while_its_workers_start_leaves_nothing(tmp_path, random_model):
     process = start("train", config(tmp_path, random_model, 1, "ray"), "run.name=early")
     deadline = time.monotonic() + 60

@@ -30,7 +30,7 @@ def digest(runtime_class, experiment) -> str:
     return seen.final_checksum()
 
 
-@pytest.mark.parametrize("samplers", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("samplers", [*(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2)), 3])
 def test_weights_are_the_same_bits_as_without_ray(ray_cluster, random_model, local_digests, samplers):
     cluster = ClusterConfig(samplers=samplers, reward_workers=1 + samplers // 3, worker_cpus=0.1, timeout=240.0)
     plans = [dataclasses.replace(small_experiment(random_model, lag=lag), cluster=cluster) for lag in (0, 1)]
@@ -50,6 +50,7 @@ def test_lags_give_different_runs(local_digests):
     assert local_digests[0] != local_digests[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster, random_model, local_digests):
     experiment = dataclasses.replace(
         small_experiment(random_model),

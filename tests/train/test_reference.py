@@ -148,7 +148,8 @@ def test_a_moved_reference_gives_the_loss_and_gradients_of_a_separate_network(me
     assert float((wanted.per_example.detach() - torch.log(torch.tensor(2.0))).abs().max()) > 1e-3
     assert torch.equal(loss.per_example, wanted.per_example)
     for name, parameter in policy.parameters.parameters.items():
-        assert torch.equal(denoiser.parameters.parameters[name].grad, parameter.grad), name
+        # Chains that share x_T are evaluated there once: their gradients are summed in another order.
+        torch.testing.assert_close(denoiser.parameters.parameters[name].grad, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_the_policys_weights_come_back_after_an_error():
