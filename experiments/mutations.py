@@ -186,7 +186,7 @@ MUTANTS = [
     Mutant("train/learner.py", "policy = self.process.reverse(batch.steps, ", "policy = self.process.reverse(batch.steps - 1, "),
     Mutant("train/learner.py", "own[1:] = (batch.x_t[1:] != batch.x_t[:1]).flatten(2).any(2)", "pass"),
     Mutant("train/learner.py", "- 1, rows)", ", rows)"),
-    Mutant("train/learner.py", "replace(batch, mean=batch.mean.detach())", "batch"),
+    Mutant("train/learner.py", "mean = batch.mean.detach()", "mean = batch.mean"),
     Mutant("train/learner.py", "manifest.checksum == self._fresh:", "manifest.checksum == None:"),
     Mutant("train/rollout.py", "self.noise(what, step, group)).detach()", "self.noise(what, step, group))"),
     Mutant("train/rollout.py", "torch.set_grad_enabled(step in self.graph_steps)", "torch.set_grad_enabled(True)"),

@@ -205,11 +205,12 @@ class Learner:
     def _fused_loss(self, batch: Transitions, reference: Gaussian) -> Loss:
         """With the policy's means that came with the rollout, graph and all."""
         assert batch.mean is not None, "the sampler keeps means"
-        policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=batch.mean.detach())
+        mean = batch.mean.detach()
+        policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=mean)
         if self.history[max(self.history)].manifest.checksum == self._fresh:
             # Policy and reference are one function. Sampling and training evaluate it in batches of different sizes,
             # and Psi's kink at 0 would take the rounding for a loser that rises.
-            reference = replace(reference, mean=batch.mean)
+            reference = replace(reference, mean=mean)
         return self.method.objective(policy, reference, batch)
 
     def _reference_out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
