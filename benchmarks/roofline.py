@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.work import Ours, plan
 from raypref.methods.rdpo import RDPO
+from raypref.train.build import claim_threads
 from raypref.train.scorer import DECODED_AT_ONCE
 
 SIDE, ROUNDS, PROMPTS, BATCH = 2048, 5, 10, 25
@@ -62,6 +63,7 @@ def parts(ours: Ours) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     experiment = plan(RDPO(), PROMPTS, BATCH)
+    claim_threads(experiment)
     channels_last = replace(experiment, model=replace(experiment.model, channels_last=True))
     for name, settings in (("defaults", experiment), ("channels_last", channels_last)):
         rate = peak()
