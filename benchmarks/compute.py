@@ -17,9 +17,11 @@ PARTS = ("all", "rollout", "reward", "learner")
 
 
 def compare(name: str, experiment: Experiment, theirs: Callable[[Published], Outcome], rounds: int) -> None:
-    """Pairs per CPU second of ours over theirs, with the defaults and with the settings for one process."""
-    models = Published(experiment)
-    players = {name: Ours(experiment), f"{name}_fused": Ours(fused(experiment))}
+    """Pairs per CPU second of ours over theirs, with the defaults and, where it is not refused, fused sampling."""
+    models, steps = Published(experiment), experiment.method.search.steps
+    players = {name: Ours(experiment)}
+    if experiment.method.search.shape == "chain" or not any(step + 1 in steps for step in steps):
+        players[f"{name}_fused"] = Ours(fused(experiment))
     for ours in players.values():
         ours.run()  # the first time pays for what happens once
     theirs(models)
