@@ -103,6 +103,12 @@ class Pool:
         for running in self._running.values():
             running.job.wanted = False
 
+    def close(self) -> None:
+        """Ends all samplers, and lets go of all answers: an object that a living driver keeps also keeps its node."""
+        self.crew.close()
+        self._queue.clear()
+        self._running.clear()
+
     def wait_jobs(self, jobs: list[Job]) -> list[Any]:
         """References to the answers of all jobs, in their order.
 

@@ -194,4 +194,6 @@ class RayRuntime(Runtime):
             ray.kill(scorer)
         if hasattr(self, "learner"):
             self.learner.close()
-            self.crew.close()
+            self.pool.close()
+            self._jobs.clear()
+            self._weights.clear()
