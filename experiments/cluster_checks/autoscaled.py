@@ -33,6 +33,7 @@ OVERRIDES = (
     *("cluster.address=auto", "cluster.samplers=1", "cluster.max_samplers=3", "cluster.idle_timeout=5.0"),
     *("cluster.sampler_gpus=1.0", 'cluster.sampler_labels={"ray.io/market-type" = "spot"}'),
     'cluster.reward_labels={"ray.io/market-type" = "on-demand"}',
+    "cluster.chunks_in_flight=1",  # the four chunks of an iteration are then too many for two samplers
 )
 
 
