@@ -77,14 +77,15 @@ def _summary(experiment: Experiment) -> str:
 
 
 def _held_out(experiment: Experiment, evaluations: list[Evaluation]) -> str:
-    final = evaluations[-1]
+    final, judged_on = evaluations[-1], experiment.judged_on()
+    told = "Prompts that this run did not train on" if judged_on == "held-out prompts" else f"These are {judged_on}"
     rows = "\n".join(f"| {' | '.join(row)} |" for row in before_and_after(evaluations))
     prompts = "\n".join(experiment.heldout_prompts[:GRID_ROWS])
     return (
-        f"## Before and after\n\n![Held-out prompts, the same seeds]({PICTURES})\n\n"
-        "Left: where training started; right: these weights. Prompts that were never trained on, the same seeds, a row "
-        f"a prompt:\n\n```text\n{prompts}\n```\n\n"
-        f"{final.prompts} held-out prompts x {final.images_per_prompt} pictures (mean ± standard error):\n\n"
+        f"## Before and after\n\n![{judged_on.capitalize()}, the same seeds]({PICTURES})\n\n"
+        f"Left: where training started; right: these weights. {told}, the same seeds, a row a prompt:\n\n"
+        f"```text\n{prompts}\n```\n\n"
+        f"{final.prompts} {judged_on} x {final.images_per_prompt} pictures (mean ± standard error):\n\n"
         f"| | before | after | change |\n|---|---|---|---|\n{rows}\n\n"
         f"Training sought a higher `{experiment.reward.name}`. What that has cost, the other rows and the pictures "
         "show as far as they can."

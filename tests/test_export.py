@@ -18,12 +18,14 @@ from torch import Tensor
 from raypref import models
 from raypref.cli import main
 from raypref.config import load_experiment
+from raypref.dry_run import dry_run
 from raypref.model_card import front_matter
 from raypref.models.base import ModelConfig, ModelFamily
 from raypref.models.guided import GuidedDenoiser
 from raypref.models.lora_layout import LORA_FILE
 from raypref.provenance import provenance, public
 from raypref.registry import named_classes
+from raypref.report import write_report
 from raypref.run import resume, train
 from raypref.run_directory import RunDirectory
 from raypref.train.experiment import Experiment, RewardConfig, RunConfig
@@ -272,6 +274,32 @@ def test_a_run_that_starts_from_a_lora_says_so_and_notices_another_file(
     second = run_of(toml, "stable_diffusion", random_model, *words)
     assert metadata(second.lora_file)["raypref.lora_weights"] == "lora"
     assert "It continues the LoRA `lora`" in (second.lora / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("heldout", "told", "others"),
+    [
+        ("", "These are training prompts,", ("held-out", "Held-out", "not train on")),
+        ("a yak\n", "Prompts that this run did not train on,", ("raining prompts",)),
+    ],
+)
+def test_the_card_and_the_report_say_whether_what_is_judged_was_trained_on(toml: Path, heldout, told, others):
+    if heldout:
+        (toml.parent / "heldout.txt").write_text(heldout)
+    words = ["run.heldout_prompts=heldout.txt"] if heldout else []
+    run = RunDirectory(train(load_experiment(toml, ["run.iterations=1", *words])))
+    card = (run.lora / "README.md").read_text()
+    assert told in card
+    assert not any(other in card for other in others)
+    page = write_report(run).read_text()
+    assert ("<h2>Held-out prompts</h2>" in page, "<h2>Training prompts</h2>" in page) == (bool(heldout), not heldout)
+    assert not any(other in page.replace("heldout_prompts", "") for other in others)
+
+
+def test_prompts_of_which_some_are_trained_on_are_counted(make_experiment: MakeExperiment):
+    experiment = make_experiment(prompts=("a", "b"), heldout_prompts=("b", "c", "b"))
+    assert experiment.judged_on() == "prompts, 1 of them trained on"
+    assert dry_run(experiment)["prompts"].endswith("3 to be judged on: prompts, 1 of them trained on")
+
+
     train(load_experiment(toml, ["run.iterations=2", "run.seed=3"]), overwrite=True)
     assert raypref(monkeypatch, "resume", second.path, "run.iterations=2") == 2
     assert "model.lora_weights' file = " in capsys.readouterr().err

@@ -347,6 +347,15 @@ class Experiment:
         """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
         rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
         return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
+    def judged_on(self) -> str:
+        """What the prompts of evaluations are: a policy that is judged on what it trains on is told so everywhere."""
+        trained = len(set(self.heldout_prompts) & set(self.prompts))
+        if not trained:
+            return "held-out prompts"
+        if trained == len(set(self.heldout_prompts)):
+            return "training prompts"
+        return f"prompts, {trained} of them trained on"
+
 
     def policy_version(self, iteration: int) -> int:
         """The version of the weights that iteration's rollouts use; version v is the policy after v iterations."""
