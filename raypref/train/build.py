@@ -56,12 +56,20 @@ def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | N
 def build_scorer(experiment: Experiment) -> Scorer:
     """Raises StoppedRun where a reward's weights or code cannot be loaded: no other worker would fare better."""
     claim_threads(experiment)
-    training = (build_reward(experiment.reward.name, **experiment.reward.settings),
-                *(build_reward(name) for name in experiment.reward.also))  # fmt: skip
+    config, also = experiment.reward, experiment.reward.also_settings
+    training = (build_reward(config.name, **config.settings),
+                *(build_reward(name, **also.get(name, {})) for name in config.also))  # fmt: skip
     names = {reward.name for reward in training}
-    watched = tuple(build_reward(name) for name in experiment.evaluate.rewards if name not in names)
-    decoder = model_family(experiment).decoder(experiment.model)
-    early = load_tiny_decoder(experiment.model) if experiment.model.tiny_vae else None
+    settings = experiment.evaluate.reward_settings
+    watched = tuple(
+        build_reward(name, **settings.get(name, {})) for name in experiment.evaluate.rewards if name not in names
+    )
+    model, early = experiment.model, None
+    with explaining_model(*(("vae", model.vae) if model.vae else ("path", model.path))):
+        decoder = model_family(experiment).decoder(model)
+    if model.tiny_vae:
+        with explaining_model("tiny_vae", model.tiny_vae):
+            early = load_tiny_decoder(model)
     return Scorer(decoder, training, watched, experiment.guard.reward_timeout, early)
 
 
@@ -69,7 +77,9 @@ def reward_environments(experiment: Experiment) -> dict[str, str]:
     """Environments of their own that rewards of the run, or parts of them, need, by the rewards' names."""
     known, found = named_classes(rewards, Reward), dict[str, str]()
     asked = [(experiment.reward.name, experiment.reward.settings),
-             *((name, {}) for name in (*experiment.reward.also, *experiment.evaluate.rewards))]  # fmt: skip
+             *((name, experiment.reward.also_settings.get(name, {})) for name in experiment.reward.also),
+             *((name, experiment.evaluate.reward_settings.get(name, {})) for name in experiment.evaluate.rewards
+               if name not in (experiment.reward.name, *experiment.reward.also))]  # fmt: skip
     while asked:
         name, settings = asked.pop()
         if known[name].environment:
