@@ -130,6 +130,11 @@ def test_a_whole_network_is_merged_too(toml: Path, random_model: Path, tmp_path:
     network, merged = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in
                        (run.network, tmp_path / "merged" / "unet"))  # fmt: skip
     assert all(torch.equal(value, merged[key]) for key, value in network.items())
+    for folder in (run.network, tmp_path / "merged"):  # diffusers notes where it has read a network or a pipeline from
+        told = "".join(file.read_text() for file in folder.rglob("*.json"))
+        assert "_class_name" in told
+        assert "name_or_path" not in told
+        assert str(random_model) not in told
     card = (run.network / "README.md").read_text()
     assert "unet = UNet2DConditionModel.from_pretrained(" in card
     assert "\n- lora\n" not in card
@@ -208,6 +213,9 @@ def test_the_same_run_leaves_the_same_folder(toml: Path, tmp_path: Path, layout:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
+        ("/home/me/rewards/mine.py:score", "mine.py:score"),
+        ("rewards/mine.py:score", "mine.py:score"),
+        ("C:\\Users\\me\\mine.safetensors", "mine.safetensors"),
         ("tiny", "tiny"),
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
         ("/home/me/models/mine", "mine"),
@@ -266,14 +274,6 @@ def test_the_card_shows_the_run_s_own_figures(toml: Path, random_model: Path):
     exec(here.replace('"this repository, or a folder with its files"', repr(str(run.lora))), {})
 
 
-def test_a_run_that_starts_from_a_lora_says_so_and_notices_another_file(
-    toml: Path, random_model: Path, monkeypatch, capsys
-):
-    first = run_of(toml, "stable_diffusion", random_model)
-    words = [f"model.lora_weights={first.lora}", "run.name=second"]
-    second = run_of(toml, "stable_diffusion", random_model, *words)
-    assert metadata(second.lora_file)["raypref.lora_weights"] == "lora"
-    assert "It continues the LoRA `lora`" in (second.lora / "README.md").read_text()
 @pytest.mark.parametrize(
     ("heldout", "told", "others"),
     [
@@ -300,6 +300,14 @@ def test_prompts_of_which_some_are_trained_on_are_counted(make_experiment: MakeE
     assert dry_run(experiment)["prompts"].endswith("3 to be judged on: prompts, 1 of them trained on")
 
 
+def test_a_run_that_starts_from_a_lora_says_so_and_notices_another_file(
+    toml: Path, random_model: Path, monkeypatch, capsys
+):
+    first = run_of(toml, "stable_diffusion", random_model)
+    words = [f"model.lora_weights={first.lora}", "run.name=second"]
+    second = run_of(toml, "stable_diffusion", random_model, *words)
+    assert metadata(second.lora_file)["raypref.lora_weights"] == "lora"
+    assert "It continues the LoRA `lora`" in (second.lora / "README.md").read_text()
     train(load_experiment(toml, ["run.iterations=2", "run.seed=3"]), overwrite=True)
     assert raypref(monkeypatch, "resume", second.path, "run.iterations=2") == 2
     assert "model.lora_weights' file = " in capsys.readouterr().err
