@@ -198,6 +198,7 @@ BROKEN = [
         "model.path = 'prompts.safetensors': neither \"tiny\", nor an existing folder",
     ),
     (["model.variant=fp16"], "unet has no variant 'fp16'; model.variant can be none"),
+    (["model.revision=v1.0"], "is on this disk, where model.revision = 'v1.0' says nothing; leave it out"),
     (
         ["model.lora_weights=nowhere.safetensors"],
         "model.lora_weights = 'nowhere.safetensors': neither an existing .safetensors file, nor a folder with one, nor",
@@ -503,7 +504,6 @@ def test_a_mixture_reads_back_as_the_same_experiment(config):
     assert load_experiment(again) == experiment
 
 
-def test_a_packaged_reward_has_a_name_of_its_own(config):
 def test_a_run_keeps_the_settings_of_its_rewards_that_were_defaults_when_it_began(config):
     words = ["reward.name=clip", 'reward.also=["hpsv2"]', 'evaluate.rewards=["pickscore"]', 'reward.dtype="bfloat16"']
     directory = RunDirectory.create(load_experiment(config, words))
@@ -536,6 +536,7 @@ def test_a_reward_s_local_files_are_found_from_anywhere(config, tmp_path, monkey
     assert hpsv2["settings"]["version"] == "2.0"
 
 
+def test_a_packaged_reward_has_a_name_of_its_own(config):
     experiment = load_experiment(config, ["reward.name=hpsv2", "reward.backend=package", 'reward.version="2.0"'])
     settings = {"version": "2.0", "checkpoint": "", "device": "auto"}
     assert experiment.reward == RewardConfig("hpsv2_package", settings=settings)

@@ -1,5 +1,9 @@
 """Builds the three roles from an experiment: the one place where names become networks and rewards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
 from raypref import models, rewards
@@ -27,14 +31,35 @@ def claim_threads(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.run.num_threads)
 
 
+@contextmanager
+def explaining_model(field: str, source: str) -> Iterator[None]:
+    """Turns what diffusers says of a model that it cannot load, or we of one that cannot be trained, into one line.
+
+    Raises:
+        StoppedRun: in the place of an OSError or a ValueError: no other worker would fare better.
+    """
+    try:
+        yield
+    except UnusableLoRA:
+        raise
+    except (OSError, ValueError) as problem:
+        said = " ".join(str(problem).split())[:300]
+        on_the_hub = not Path(source).exists() and source != "tiny"
+        way_out = f"; if it is not in the Hub's cache, run `hf download {source}` where there is network"
+        raise StoppedRun(
+            f"model.{field} = {source!r} cannot be loaded: {said}{way_out if on_the_hub else ''}"
+        ) from problem
+
+
 def build_denoiser(experiment: Experiment) -> Denoiser:
     """The network with its text encoders; or without them, every prompt of the run encoded.
 
     Raises:
-        StoppedRun: where the LoRA to start from is not to be had, or does not fit.
+        StoppedRun: where the model, or the LoRA to start from, is not to be had or does not fit.
     """
     try:
-        denoiser = model_family(experiment).denoiser(experiment.model)
+        with explaining_model("path", experiment.model.path):
+            denoiser = model_family(experiment).denoiser(experiment.model)
     except UnusableLoRA as problem:
         raise StoppedRun(f"model.lora_weights = {experiment.model.lora_weights!r}: {problem}") from problem
     if experiment.model.free_text_encoders:
