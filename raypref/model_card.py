@@ -93,20 +93,30 @@ def _held_out(experiment: Experiment, evaluations: list[Evaluation]) -> str:
 
 
 def _use(experiment: Experiment) -> str:
-    model, sampling, family = experiment.model, experiment.sampling, model_family(experiment)
-    revision = f', revision="{model.revision}"' if model.revision else ""
-    base, here = f'"{public(model.path)}"{revision}', '"this repository, or a folder with its files"'
+    sampling, family = experiment.sampling, model_family(experiment)
+    (imported, base), here = _base_pipeline(experiment), '"this repository, or a folder with its files"'
     kind, name = family.network_kind, family.network_name
     code = {
-        "lora": f"from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained({base})\n"
-        f"pipe.load_lora_weights({here})",
-        "full": f"from diffusers import DiffusionPipeline, {kind}\n\n{name} = {kind}.from_pretrained({here})\n"
-        f"pipe = DiffusionPipeline.from_pretrained({base}, {name}={name})",
-    }[model.train]
+        "lora": f"{imported}\n\npipe = {base})\npipe.load_lora_weights({here})",
+        "full": f"from diffusers import {kind}\n{imported}\n\n{name} = {kind}.from_pretrained({here})\n"
+        f"pipe = {base}, {name}={name})",
+    }[experiment.model.train]
     return (
         f"## Use\n\n```python\n{code}\n```\n\nTrained and pictured with `{sampling.scheduler}`, "
         f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale:g}, eta {sampling.eta:g}."
     )
+
+
+def _base_pipeline(experiment: Experiment) -> tuple[str, str]:
+    """What loads the model that training started from: imports, and a call that is left open."""
+    model, kind = experiment.model, model_family(experiment).pipeline_kind
+    pipeline = "from diffusers import DiffusionPipeline"
+    if model.path == "tiny":
+        return f"{pipeline}\nfrom raypref.models.base import TINY", "DiffusionPipeline.from_pretrained(TINY"
+    if Path(model.path).is_file():
+        return f"from diffusers import {kind}", f'{kind}.from_single_file("{public(model.path)}"'
+    revision = f', revision="{model.revision}"' if model.revision else ""
+    return pipeline, f'DiffusionPipeline.from_pretrained("{public(model.path)}"{revision}'
 
 
 def _training(experiment: Experiment, pairs: int) -> str:

@@ -347,10 +347,6 @@ class Experiment:
     left_out: int = 0
     """How many of the source's prompts are not trained on because they are held out; told where the config is read."""
 
-    def scoring_timeout(self) -> float:
-        """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
-        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
-        return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
     def judged_on(self) -> str:
         """What the prompts of evaluations are: a policy that is judged on what it trains on is told so everywhere."""
         trained = len(set(self.heldout_prompts) & set(self.prompts))
@@ -360,6 +356,10 @@ class Experiment:
             return "training prompts"
         return f"prompts, {trained} of them trained on"
 
+    def scoring_timeout(self) -> float:
+        """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
+        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
+        return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
 
     def policy_version(self, iteration: int) -> int:
         """The version of the weights that iteration's rollouts use; version v is the policy after v iterations."""
