@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from raypref.checks import ConfigError
 from raypref.models.base import ModelConfig
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
 from raypref.models.size import on_disk, text_encoder_parameters
@@ -31,6 +32,8 @@ def memory(experiment: Experiment) -> dict[str, str]:
         return _memory(experiment, config)
     except FileNotFoundError:
         return {"memory": UNKNOWN}
+    except ValueError as problem:
+        raise ConfigError(f"model.{problem}") from problem
 
 
 def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:

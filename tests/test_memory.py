@@ -11,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from raypref import models
+from raypref.checks import ConfigError
 from raypref.core.search import Guidance, Search
 from raypref.memory import SINGLE_FILE, UNKNOWN, memory
 from raypref.methods.rdpo import RDPO
@@ -19,8 +20,10 @@ from raypref.models.guided import GuidedDenoiser
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
 from raypref.models.size import text_encoder_parameters
 from raypref.registry import named_classes
+from raypref.train.build import build_denoiser
 from raypref.train.experiment import ReferenceConfig, SamplingConfig
 from raypref.train.learner import Learner
+from raypref.train.stopped import StoppedRun
 from tests.conftest import MakeExperiment
 
 ERROR = 1 / 3
@@ -158,6 +161,18 @@ def test_every_role_is_told_of_or_what_is_not_known(config: ModelConfig, make_ex
     ]
     absent = replace(config, path="nobody/has-this-model")
     assert memory(make_experiment(model=absent, sampling=flow)) == {"memory": UNKNOWN}
+
+
+def test_an_adapter_on_no_layer_is_one_line(config: ModelConfig, make_experiment: MakeExperiment):
+    flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
+    nowhere = make_experiment(model=replace(config, lora_target_modules=("to_x",)), sampling=flow)
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.lora_target_modules = to_x: the \w+ has no linear layer of such a name .* to_q, to_k",
+    ):
+        memory(nowhere)
+    with pytest.raises(StoppedRun, match=r"lora_target_modules = to_x: the \w+ has no linear layer"):
+        build_denoiser(nowhere)
 
 
 def test_a_model_that_is_half_here_is_not_estimated(config: ModelConfig, make_experiment: MakeExperiment, tmp_path):
