@@ -51,9 +51,9 @@ def dataset_files(name: str, patterns: tuple[str, ...], revision: str | None, al
 def _snapshot(name: str, patterns: tuple[str, ...], revision: str | None) -> tuple[Path, set[str]]:
     """The folder that holds a dataset's files, and the names of all that the Hub has, as far as it could be asked."""
     try:
-        info = HfApi().dataset_info(name, revision=revision, timeout=10)
-        folder = snapshot_download(name, repo_type="dataset", revision=info.sha, allow_patterns=list(patterns))
-        return Path(folder), {file.rfilename for file in info.siblings or ()}
+        there = HfApi().dataset_info(name, revision=revision or "main", timeout=10).siblings or ()
+        folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+        return Path(folder), {file.rfilename for file in there}
     except Exception as problem:  # every version of the Hub's client, and of what it stands on, has errors of its own
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
     try:
