@@ -71,7 +71,7 @@ def _separated(delimiter: str, **dialect: Any) -> Callable[[Path, str], Iterator
         try:
             _check_column(column, rows.fieldnames or (), str(path))
             for row in rows:
-                if any(row.get(None, ())):  # type: ignore[call-overload]
+                if any(row.get(None, ())):
                     raise csv.Error(f"it has more cells than the header; does a cell hold an unquoted {delimiter!r}?")
                 yield row[column] or ""
         except csv.Error as problem:

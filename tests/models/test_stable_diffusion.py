@@ -225,7 +225,7 @@ def test_a_checkpoint_saved_with_another_sampler_has_the_noise_levels_that_it_wa
     file.write_text(json.dumps(said))
     schedule = read_schedule(sampler.from_pretrained(tmp_path))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    torch.testing.assert_close(schedule.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(schedule.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-4, atol=0)
     # All else that the file does not say is what DDIM would do.
     wanted = DDIMScheduler.from_config(sampler.from_pretrained(tmp_path).config, clip_sample=False)
     assert schedule.final_alpha_cumprod == float(wanted.final_alpha_cumprod)
