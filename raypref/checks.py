@@ -1,7 +1,6 @@
 """The rules that a setting, or several together, must obey before a model loads or an actor starts."""
 
 import importlib.util
-import inspect
 import os
 import re
 import tempfile
@@ -87,8 +86,6 @@ def _check_rewards(experiment: Experiment) -> None:
     for name in experiment.evaluate.rewards:
         if name not in known:
             raise ConfigError(f"evaluate.rewards: there is no reward {name!r}{nearest(name, known)}")
-        if name != experiment.reward.name:
-            check_needs_nothing("evaluate.rewards", known[name])
     guidance, config = experiment.method.search.guidance, experiment.reward
     if guidance.kind != "none" and not is_differentiable(config.name, config.settings):
         able = ", ".join(name for name, reward in known.items() if reward.differentiable)
@@ -97,25 +94,6 @@ def _check_rewards(experiment: Experiment) -> None:
             f"(search.guidance.kind = {guidance.kind!r}), and this reward has none; choose from {able}, or guidance "
             "kind none"
         )
-
-
-def check_needs_nothing(field: str, kind: type[Reward]) -> None:
-    """A reward that is asked for by name alone.
-
-    Raises:
-        ConfigError: where it has settings without a default.
-    """
-    needed = needed_settings(kind)
-    if needed:
-        raise ConfigError(
-            f"{field}: {kind.name} needs {', '.join(needed)}, and only [reward] has settings; make it reward.name, or "
-            "leave it out"
-        )
-
-
-def needed_settings(kind: type[Reward]) -> list[str]:
-    """A reward's settings without a default."""
-    return [name for name, setting in inspect.signature(kind).parameters.items() if setting.default is setting.empty]
 
 
 def is_differentiable(name: str, settings: Mapping[str, Any]) -> bool:
@@ -167,6 +145,8 @@ def _check_lora_weights(experiment: Experiment) -> None:
             check_fit(file, family, here)
     except UnusableLoRA as problem:
         raise ConfigError(f"model.lora_weights = {config.lora_weights!r}: {problem}") from None
+    except FileNotFoundError:  # of the model, whose download is not whole: who loads it will tell
+        pass
 
 
 def _check_cluster(experiment: Experiment) -> None:

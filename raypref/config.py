@@ -5,14 +5,14 @@ import inspect
 import json
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
-from raypref.checks import ConfigError, check_experiment, check_needs_nothing, needed_settings
+from raypref.checks import ConfigError, check_experiment
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
 from raypref.methods.base import Method
@@ -34,6 +34,8 @@ from raypref.train.experiment import (
 
 Table = dict[str, Any]
 Backend = Literal["raypref", "package"]
+FOR_ALL_REWARDS = ("name", "also", "also_settings", "backend")
+"""Keys of [reward] that are no reward's own settings."""
 PACKAGED = "_package"
 """What follows a reward's name where its authors' package computes it: `reward.backend = "package"` asks for that."""
 Section = TypeVar("Section")
@@ -155,9 +157,15 @@ def build_experiment(tables: Table, folder: Path) -> Experiment:
         if name not in ("method", "reward")
     }
     run: RunConfig = filled["run"]
+    reward, evaluate = _reward(tables.get("reward", {})), filled["evaluate"]
+    watched = [name for name in evaluate.rewards if name not in (reward.name, *reward.also)]
+    # An override may ask for other rewards than a run's config has settings of.
+    _check_known(evaluate.reward_settings, named_classes(rewards, Reward), "evaluate.reward_settings")
+    settings = _settings_of(watched, evaluate.reward_settings, "evaluate.reward_settings")
+    filled["evaluate"] = dataclasses.replace(evaluate, reward_settings=settings)
     return Experiment(
         method=_method(tables.get("method", {})),
-        reward=_reward(tables.get("reward", {})),
+        reward=reward,
         prompts=_prompts("prompts", run.prompts, folder),
         heldout_prompts=_prompts("heldout_prompts", run.heldout_prompts, folder),
         **filled,
@@ -218,7 +226,8 @@ def resolved(experiment: Experiment) -> Table:
     tables = {name: _plain(getattr(experiment, name)) for name in SECTIONS if name not in ("method", "reward")}
     tables["method"] = {"name": experiment.method.name} | _plain(experiment.method)
     reward = experiment.reward
-    tables["reward"] = {"name": reward.name, "also": list(reward.also)} | reward.settings
+    also = {"also_settings": reward.also_settings} if reward.also_settings else {}
+    tables["reward"] = {"name": reward.name, "also": list(reward.also)} | reward.settings | also
     return {name: tables[name] for name in SECTIONS}
 
 
@@ -257,12 +266,35 @@ def _reward(table: Table) -> RewardConfig:
         kind = _packaged(kind, known)
     also = _typed(table.get("also", ()), tuple[str, ...], "reward.also")
     for name in also:
-        check_needs_nothing("reward.also", _named(known, "reward", name))
+        _named(known, "reward", name)
     if kind.name in also or len(set(also)) < len(also):
         raise ConfigError(f"reward.also = {list(also)}: a reward is named twice")
-    settings = {key: value for key, value in table.items() if key not in ("name", "also", "backend")}
+    given = _typed(table.get("also_settings", {}), dict[str, dict[str, Any]], "reward.also_settings")
+    settings = {key: value for key, value in table.items() if key not in FOR_ALL_REWARDS}
     _check_settings(kind, settings, "reward")
-    return RewardConfig(kind.name, also, settings)
+    _check_known(given, also, "reward.also_settings")
+    others = _settings_of(also, given, "reward.also_settings")
+    return RewardConfig(kind.name, also, _complete(kind.name, settings), others)
+
+
+def _complete(name: str, settings: Mapping[str, Any]) -> Table:
+    """All settings of a reward: a default that a later release changes must not change a run that exists."""
+    return named_classes(rewards, Reward)[name].complete(settings, _complete)
+
+
+def _check_known(given: Mapping[str, Table], known: Collection[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{where}.{name}: no such reward is asked for{nearest(name, known)}")
+
+
+def _settings_of(names: Sequence[str], given: Mapping[str, Table], where: str) -> dict[str, Table]:
+    """All settings of rewards that are asked for by name; of those that have any."""
+    known = named_classes(rewards, Reward)
+    for name in (name for name in names if name in known):
+        _check_settings(known[name], dict(given.get(name, {})), f"{where}.{name}")
+    found = {name: _complete(name, given.get(name, {})) for name in names if name in known}
+    return {name: settings for name, settings in found.items() if settings}
 
 
 def _packaged(kind: type[Reward], known: Mapping[str, type[Reward]]) -> type[Reward]:
@@ -281,7 +313,7 @@ def _check_settings(kind: type[Reward], settings: Table, where: str) -> None:
         if key not in accepted:
             raise ConfigError(f"{where}.{key} = {value!r}: {kind.name} has no setting {key!r}{nearest(key, accepted)}")
         _typed(value, accepted[key].annotation, f"{where}.{key}")
-    missing = [name for name in needed_settings(kind) if name not in settings]
+    missing = [name for name, each in accepted.items() if each.default is each.empty and name not in settings]
     if missing:
         raise ConfigError(f"{where}.{missing[0]} is missing: {kind.name} needs it")
     known = named_classes(rewards, Reward)

@@ -32,7 +32,9 @@ def trained_parents(method: Method) -> int:
 def prompts(experiment: Experiment) -> str:
     """How many prompts are trained on, and how many are not."""
     left_out = f" ({experiment.left_out} left out, which are held out too)" if experiment.left_out else ""
-    return f"{len(experiment.prompts)} to train on{left_out}, {len(experiment.heldout_prompts)} to be judged on"
+    held_out = experiment.judged_on() == "held-out prompts"
+    told = "" if held_out or not experiment.heldout_prompts else f": {experiment.judged_on()}"
+    return f"{len(experiment.prompts)} to train on{left_out}, {len(experiment.heldout_prompts)} to be judged on{told}"
 
 
 def dry_run(experiment: Experiment) -> dict[str, str]:
@@ -52,7 +54,7 @@ def dry_run(experiment: Experiment) -> dict[str, str]:
         "guided network evaluations an iteration": f"{sampled} to sample, "
         f"{run.prompts_per_iteration * trained_parents(method) * (1 if run.fused_sampling else 2)} to train (reference"
         f"{'' if run.fused_sampling else ' and policy'}, once a parent)",
-        "held-out pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
+        "pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
         **_places(experiment),
     }
 

@@ -9,6 +9,7 @@ from raypref.checks import ConfigError
 from raypref.models.existing_lora import UnusableLoRA
 from raypref.models.lora_layout import as_kohya, safetensors_file
 from raypref.models.merge import merged
+from raypref.models.placeless import forget_places
 from raypref.run_directory import RunDirectory
 from raypref.train.build import model_family
 from raypref.train.experiment import Experiment
@@ -64,3 +65,4 @@ def _write_merged(experiment: Experiment, trained: Path, output: Path) -> None:
     except (OSError, UnusableLoRA) as problem:
         raise ConfigError(f"model.path = {experiment.model.path!r}: {problem}") from problem
     pipe.save_pretrained(output)
+    forget_places(output)

@@ -57,10 +57,16 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
         [e.rewards[name].standard_error for e in evaluations],
         marker="o",
         capsize=3,
-        label="held-out prompts",
+        label=experiment.judged_on(),
     )
     left.set(xlabel="iteration", ylabel=name)
-    watched = {other: [e.rewards[other].mean for e in evaluations] for other in evaluations[0].rewards if other != name}
+    others = [other for other in evaluations[0].rewards if other != name]
+    watched = {
+        f"{other} (trained on)" if other in experiment.reward.also else other: [
+            e.rewards[other].mean for e in evaluations
+        ]
+        for other in others
+    }
     watched |= {
         f"{kind} right": [e.accuracy.get(kind, math.nan) for e in evaluations] for kind in evaluations[0].accuracy
     }

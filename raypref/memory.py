@@ -1,5 +1,8 @@
 """What memory each role of a run would need, before anything is loaded: an estimate, with its error."""
 
+from pathlib import Path
+
+from raypref.checks import ConfigError
 from raypref.models.base import ModelConfig
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
 from raypref.models.size import on_disk, text_encoder_parameters
@@ -9,19 +12,32 @@ from raypref.train.ranks import SLICE
 from raypref.train.scorer import DECODED_AT_ONCE
 
 FLOAT32 = 4
+MOVING_REFERENCE = 2 * FLOAT32
+"""Bytes of a trained parameter beside that, where the reference follows the policy: the reference and the start."""
 ADAMW = 3 * FLOAT32
 """Bytes of a trained parameter: itself and two moments. Its gradient belongs to the work."""
 
-UNKNOWN = "unknown until the model is downloaded"
+UNKNOWN = "unknown until the model is downloaded, whole"
+SINGLE_FILE = "unknown of a single file; a folder in diffusers' layout could be told of"
 GIGABYTE = 10**9
 ERROR = "counted without kernels' workspaces and the allocator's reserve: expect up to a third more in all"
 
 
 def memory(experiment: Experiment) -> dict[str, str]:
     """By role: weights and working memory. Of a reward's own network nothing is known."""
-    config, family = on_disk(experiment.model), model_family(experiment)
+    config = on_disk(experiment.model)
     if config is None:
+        return {"memory": SINGLE_FILE if Path(experiment.model.source()).is_file() else UNKNOWN}
+    try:
+        return _memory(experiment, config)
+    except FileNotFoundError:
         return {"memory": UNKNOWN}
+    except ValueError as problem:
+        raise ConfigError(f"model.{problem}") from problem
+
+
+def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:
+    family = model_family(experiment)
     frozen, trained = network_parameters(family, config)  # with full fine-tuning, the frozen are the reference's
     held, text = (config.torch_dtype().itemsize * count for count in (frozen, text_encoder_parameters(config)))
     sampling, learning = _sampling(experiment, config), _learning(experiment, config)
@@ -32,10 +48,11 @@ def memory(experiment: Experiment) -> dict[str, str]:
         sampling, learning = max(sampling, text), max(learning, text)
     else:
         held += text
+    held_by_learner = held + (ADAMW if experiment.reference.update == "frozen" else ADAMW + MOVING_REFERENCE) * trained
     decoding = decoder_bytes(family, config, DECODED_AT_ONCE, gradient=_guided(experiment))
     return {
         "memory of a sampler": _gigabytes(held + FLOAT32 * trained, sampling),
-        f"memory of {learner}": _gigabytes(held + ADAMW * trained, learning),
+        f"memory of {learner}": _gigabytes(held_by_learner, learning),
         "memory of a reward worker": f"{_gigabytes(*decoding)}, and its rewards",
         "memory, how sure": ERROR,
     }

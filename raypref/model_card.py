@@ -77,14 +77,15 @@ def _summary(experiment: Experiment) -> str:
 
 
 def _held_out(experiment: Experiment, evaluations: list[Evaluation]) -> str:
-    final = evaluations[-1]
+    final, judged_on = evaluations[-1], experiment.judged_on()
+    told = "Prompts that this run did not train on" if judged_on == "held-out prompts" else f"These are {judged_on}"
     rows = "\n".join(f"| {' | '.join(row)} |" for row in before_and_after(evaluations))
     prompts = "\n".join(experiment.heldout_prompts[:GRID_ROWS])
     return (
-        f"## Before and after\n\n![Held-out prompts, the same seeds]({PICTURES})\n\n"
-        "Left: where training started; right: these weights. Prompts that were never trained on, the same seeds, a row "
-        f"a prompt:\n\n```text\n{prompts}\n```\n\n"
-        f"{final.prompts} held-out prompts x {final.images_per_prompt} pictures (mean ± standard error):\n\n"
+        f"## Before and after\n\n![{judged_on.capitalize()}, the same seeds]({PICTURES})\n\n"
+        f"Left: where training started; right: these weights. {told}, the same seeds, a row a prompt:\n\n"
+        f"```text\n{prompts}\n```\n\n"
+        f"{final.prompts} {judged_on} x {final.images_per_prompt} pictures (mean ± standard error):\n\n"
         f"| | before | after | change |\n|---|---|---|---|\n{rows}\n\n"
         f"Training sought a higher `{experiment.reward.name}`. What that has cost, the other rows and the pictures "
         "show as far as they can."
@@ -92,20 +93,30 @@ def _held_out(experiment: Experiment, evaluations: list[Evaluation]) -> str:
 
 
 def _use(experiment: Experiment) -> str:
-    model, sampling, family = experiment.model, experiment.sampling, model_family(experiment)
-    revision = f', revision="{model.revision}"' if model.revision else ""
-    base, here = f'"{public(model.path)}"{revision}', '"this repository, or a folder with its files"'
+    sampling, family = experiment.sampling, model_family(experiment)
+    (imported, base), here = _base_pipeline(experiment), '"this repository, or a folder with its files"'
     kind, name = family.network_kind, family.network_name
     code = {
-        "lora": f"from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained({base})\n"
-        f"pipe.load_lora_weights({here})",
-        "full": f"from diffusers import DiffusionPipeline, {kind}\n\n{name} = {kind}.from_pretrained({here})\n"
-        f"pipe = DiffusionPipeline.from_pretrained({base}, {name}={name})",
-    }[model.train]
+        "lora": f"{imported}\n\npipe = {base})\npipe.load_lora_weights({here})",
+        "full": f"from diffusers import {kind}\n{imported}\n\n{name} = {kind}.from_pretrained({here})\n"
+        f"pipe = {base}, {name}={name})",
+    }[experiment.model.train]
     return (
         f"## Use\n\n```python\n{code}\n```\n\nTrained and pictured with `{sampling.scheduler}`, "
         f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale:g}, eta {sampling.eta:g}."
     )
+
+
+def _base_pipeline(experiment: Experiment) -> tuple[str, str]:
+    """What loads the model that training started from: imports, and a call that is left open."""
+    model, kind = experiment.model, model_family(experiment).pipeline_kind
+    pipeline = "from diffusers import DiffusionPipeline"
+    if model.path == "tiny":
+        return f"{pipeline}\nfrom raypref.models.base import TINY", "DiffusionPipeline.from_pretrained(TINY"
+    if Path(model.path).is_file():
+        return f"from diffusers import {kind}", f'{kind}.from_single_file("{public(model.path)}"'
+    revision = f', revision="{model.revision}"' if model.revision else ""
+    return pipeline, f'DiffusionPipeline.from_pretrained("{public(model.path)}"{revision}'
 
 
 def _training(experiment: Experiment, pairs: int) -> str:

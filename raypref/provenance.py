@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,10 @@ ELSEWHERE = ("cluster", "checkpoint")
 """Sections that say where a run was, and not what was computed."""
 OF_THE_PLACE = ("name", "output_dir", "prompts", "heldout_prompts", "wandb_project")
 """Keys of [run] that do."""
+
+
+IN_A_FILE = re.compile(r"\.py:\w+$|^[A-Za-z]:\\")
+"""A reward's function in a file; a path of Windows."""
 
 
 def provenance(experiment: Experiment) -> dict[str, str]:
@@ -53,9 +58,11 @@ def _public(value: Any) -> Any:
 
 
 def public(name: str) -> str:
-    """A name as it is, but of a path of this machine, or of an URL, the last part."""
-    is_place = "://" in name or name.startswith(("/", "~", ".")) or os.path.exists(name)
-    return PurePosixPath(urlsplit(name).path).name if is_place else name
+    """A name as it is, but of a path of this machine, of an URL, or of a function in a file, the last part."""
+    if "://" in name:
+        return PurePosixPath(urlsplit(name).path).name
+    is_place = name.startswith(("/", "~", ".", "\\")) or os.path.exists(name) or IN_A_FILE.search(name) is not None
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_place else name
 
 
 def sign(weights: Path, experiment: Experiment) -> None:

@@ -52,15 +52,17 @@ def write_report(directory: RunDirectory) -> Path:
     sections = [
         _title(experiment, rows, timings),
         _alarms(directory),
-        _table(evaluations),
+        _table(experiment, evaluations),
         _pictures(directory, evaluations),
     ]
     if evaluations and evaluations[-1].score_by_step:
-        note = PREDICTION_NOTE + _approximation(experiment, evaluations[-1])
+        note = PREDICTION_NOTE.format(experiment.judged_on()) + _approximation(experiment, evaluations[-1])
         sections.append(figure_section("Predictions on the way", draw_predictions(evaluations), note))
     if rows:
         sections += [
-            figure_section("Reward", draw_rewards(experiment, rows, evaluations), REWARD_NOTE),
+            figure_section(
+                "Reward", draw_rewards(experiment, rows, evaluations), REWARD_NOTE.format(experiment.judged_on())
+            ),
             figure_section("Winners and losers", draw_ratios(rows), RATIO_NOTE),
             figure_section("By step", draw_by_step(rows), STEP_NOTE),
             figure_section("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
@@ -82,8 +84,9 @@ def page(title: str, sections: Sequence[str]) -> str:
 
 
 REWARD_NOTE = (
-    "Left: the training reward, of the candidates that training saw and of held-out prompts (mean and standard error). "
-    "Right: what was never trained on, relative to the base model. A reward that rises while these fall is a collapse."
+    "Left: the training reward, of the candidates that training saw and of {} (mean and standard error). "
+    "Right: all else that was judged, relative to the base model. A reward that rises while what was not trained "
+    "on falls is a collapse."
 )
 RATIO_NOTE = (
     "Mean log-ratio of policy to reference per latent element. Before ranking, samples of the policy have E[rho] = KL, "
@@ -99,7 +102,7 @@ SILENCE_NOTE = (
     "(both arms of a pair, or the clipped ratio of a step)."
 )
 PREDICTION_NOTE = (
-    "Of held-out pictures. Left: the training reward of the clean picture predicted after each trained step. Right: "
+    "Of pictures of {}. Left: the training reward of the clean picture predicted after each trained step. Right: "
     "Kendall's tau between that score and the finished picture's, among pictures of one prompt; 1: the step score "
     "ranks as the final reward does, 0: it says nothing about it."
 )
@@ -144,7 +147,7 @@ def _alarms(directory: RunDirectory) -> str:
     )
 
 
-def _table(evaluations: list[Evaluation]) -> str:
+def _table(experiment: Experiment, evaluations: list[Evaluation]) -> str:
     if not evaluations:
         return ""
     final = evaluations[-1]
@@ -153,14 +156,15 @@ def _table(evaluations: list[Evaluation]) -> str:
         for name, before, after, change in before_and_after(evaluations)
     )
     return (
-        f"<h2>Held-out prompts</h2><p class='note'>{final.prompts} prompts x {final.images_per_prompt} pictures, "
+        f"<h2>{experiment.judged_on().capitalize()}</h2>"
+        f"<p class='note'>{final.prompts} prompts x {final.images_per_prompt} pictures, "
         f"the same seeds before and after {final.iteration} iterations.</p>"
         f"<table><tr><th></th><th>base</th><th>final</th><th>change</th></tr>{body}</table>"
     )
 
 
 def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
-    """A row a held-out prompt: its pictures before and after, from the same seeds."""
+    """A row a prompt: its pictures before and after, from the same seeds."""
     if not evaluations:
         return ""
     prompts = directory.experiment().heldout_prompts[:GRID_ROWS]

@@ -286,7 +286,8 @@ class Recorder(Observer):
             "form_diversity": evaluation.form_diversity,
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
-        self.display.say(f"held-out pictures after {iteration} iterations: {describe(evaluation)}")
+        judged_on = self.experiment.judged_on()
+        self.display.say(f"{judged_on} after {iteration} iterations: {describe(evaluation)}")
         self._failed(iteration, evaluation.failures)
         self._on_evaluation(evaluation)
 

@@ -27,13 +27,15 @@ from raypref.models.existing_lora import local_file
 from raypref.models.lora_layout import LORA_FILE
 from raypref.train.attendance import Change
 from raypref.train.checkpoint import discard_after
-from raypref.train.experiment import Experiment
+from raypref.train.experiment import EvaluateConfig, Experiment
 from raypref.train.folder import Folder, replace_file
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "numpy", "safetensors")
 GRID_ROWS = 12
 LOCAL = ("path", "single_file_config", "vae", "tiny_vae", "lora_weights")
 """Settings of [model] that may be local paths."""
+LOCAL_OF_REWARDS = ("path", "checkpoint", "tower", "tokenizer", "clip", "head", "med_config")
+"""Settings of rewards that may be."""
 
 
 class RunDirectory:
@@ -142,7 +144,9 @@ class RunDirectory:
         changed = load_changed(self.config, overrides)
         kept = json.loads(self.settings.read_text()) if self.settings.exists() else _settings(self.experiment())
         # Settings that came with a later release than the run's meant their defaults then.
-        now, defaults = _settings(changed), _settings(Experiment(type(changed.method)(), reward=changed.reward))
+        watched = EvaluateConfig(reward_settings=changed.evaluate.reward_settings)
+        plain = Experiment(type(changed.method)(), reward=changed.reward, evaluate=watched)
+        now, defaults = _settings(changed), _settings(plain)
         made_with = defaults | _flat(kept)
         differing = [
             name
@@ -238,9 +242,24 @@ def portable(experiment: Experiment) -> dict[str, dict[str, Any]]:
         place = getattr(experiment.model, name)
         if place and place != "tiny" and Path(place).exists():
             tables["model"][name] = str(Path(place).resolve())
+    tables["reward"] = _absolute(tables["reward"])
+    tables["evaluate"]["reward_settings"] = _absolute(tables["evaluate"]["reward_settings"])
     if experiment.checkpoint.folder:
         tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
     return tables
+
+
+def _absolute(settings: Any, name: str = "") -> Any:
+    """A reward's settings with absolute paths, also of its parts."""
+    if isinstance(settings, Mapping):
+        return {key: _absolute(value, key) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_absolute(value) for value in settings]
+    if name not in LOCAL_OF_REWARDS or not isinstance(settings, str):
+        return settings
+    place, colon, function = settings.partition(".py:")  # a function's file, or a plain path
+    file = Path(f"{place}.py" if colon else place)
+    return f"{file.resolve()}{colon[3:]}{function}" if settings and file.exists() else settings
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def papers_datasets() -> dict[str, dict[str, bytes]]:
         )
         for split, prompts in captions.items()
     }
-    parti = 'Prompt\tCategory\tNote\nbond\tAbstract\t\n"a ""blue"" sign"\tArts\tx\n'
+    parti = 'Prompt\tCategory\tNote\nbond\tAbstract\t\n"to be" on a "blue" sign\tArts\tx\n'
     benchmark = {f"benchmark/{style}.json": json.dumps([f"{style} one", f"{style} two"]).encode() for style in STYLES}
     train = json.dumps([{"prompt": "a hill", "human_preference": [1, 0]}, {"prompt": "a hill"}, {"prompt": "a lake"}])
     return {

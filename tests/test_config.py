@@ -1,5 +1,6 @@
 """Every setting that cannot work is refused at once, with one line that names the field, the value and the way out."""
 
+import inspect
 import json
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from raypref.config import load_experiment, resolved
 from raypref.core.search import Guidance
 from raypref.dry_run import dry_run
 from raypref.methods.rdpo import RDPO
+from raypref.rewards.hpsv2 import HPSv2
 from raypref.run import REJUDGEABLE, RESUMABLE
 from raypref.run_directory import RunDirectory
 from raypref.train.experiment import RewardConfig
@@ -153,8 +155,14 @@ BROKEN = [
         ],
         "reward.name = 'mixture': tailorpo_g follows the reward's gradient",
     ),
-    (["reward.also=['remote']"], "reward.also: remote needs url, and only [reward] has settings; make it reward.name"),
-    (["evaluate.rewards=['function']"], "evaluate.rewards: function needs path, and only [reward] has settings"),
+    (["reward.also=['remote']"], "reward.also_settings.remote.url is missing: remote needs it"),
+    (["evaluate.rewards=['function']"], "evaluate.reward_settings.function.path is missing: function needs it"),
+    (
+        ["reward.also=['hpsv2']", 'reward.also_settings.hpsv2.version="3"'],
+        "reward.also_settings.hpsv2.version = '3': input should be '2.0' or '2.1'",
+    ),
+    (["reward.also_settings.clip.tower=x"], "reward.also_settings.clip: no such reward is asked for"),
+    (["evaluate.reward_settings.clop.tower=x"], "evaluate.reward_settings.clop: no such reward is asked for: did you"),
     (["evaluate.images_per_prompt=1"], "evaluate.images_per_prompt = 1: use 2 or more"),
     (["optimizer.micro_batch_size=3"], "optimizer.micro_batch_size = 3: it must divide batch_size = 10"),
     (["optimizer.batch_size=15"], "optimizer.batch_size = 15: it must divide the 20 pairs of an iteration"),
@@ -190,6 +198,7 @@ BROKEN = [
         "model.path = 'prompts.safetensors': neither \"tiny\", nor an existing folder",
     ),
     (["model.variant=fp16"], "unet has no variant 'fp16'; model.variant can be none"),
+    (["model.revision=v1.0"], "is on this disk, where model.revision = 'v1.0' says nothing; leave it out"),
     (
         ["model.lora_weights=nowhere.safetensors"],
         "model.lora_weights = 'nowhere.safetensors': neither an existing .safetensors file, nor a folder with one, nor",
@@ -486,15 +495,51 @@ def test_a_resolved_config_reads_back_as_the_same_experiment(config):
 def test_a_mixture_reads_back_as_the_same_experiment(config):
     parts = '[{name="hpsv2", weight=2.0, mean=0.27, std=0.02, settings={version="2.0"}}, {name="colorfulness"}]'
     experiment = load_experiment(config, ["reward.name=mixture", f"reward.parts={parts}"])
-    assert experiment.reward.settings["parts"][0]["settings"] == {"version": "2.0"}
+    hpsv2, colorfulness = experiment.reward.settings["parts"]
+    assert hpsv2["settings"]["version"] == "2.0"
+    assert hpsv2["settings"]["antialias"] is True
+    assert colorfulness == {"name": "colorfulness", "weight": 1.0, "mean": 0.0, "std": 1.0, "settings": {}}
     again = config.with_name("again.toml")
     again.write_text(tomli_w.dumps(resolved(experiment)))
     assert load_experiment(again) == experiment
 
 
+def test_a_run_keeps_the_settings_of_its_rewards_that_were_defaults_when_it_began(config):
+    words = ["reward.name=clip", 'reward.also=["hpsv2"]', 'evaluate.rewards=["pickscore"]', 'reward.dtype="bfloat16"']
+    directory = RunDirectory.create(load_experiment(config, words))
+    kept = tomllib.loads(directory.config.read_text())
+    assert kept["reward"] == {
+        "name": "clip", "also": ["hpsv2"], "also_settings": {"hpsv2": kept["reward"]["also_settings"]["hpsv2"]},
+        "tower": "openai/clip-vit-large-patch14", "tokenizer": "", "device": "auto", "dtype": "bfloat16",
+    }  # fmt: skip
+    assert kept["reward"]["also_settings"]["hpsv2"].keys() == inspect.signature(HPSv2).parameters.keys()
+    assert kept["evaluate"]["reward_settings"]["pickscore"]["tower"] == "yuvalkirstain/PickScore_v1"
+    made_later = directory.config.read_text().replace('version = "2.1"', 'version = "2.0"')
+    directory.config.write_text(made_later)
+    with pytest.raises(ConfigError, match=r"reward\.also_settings\.hpsv2\.version = '2\.0' \(was '2\.1'\)"):
+        directory.changed([], RESUMABLE)
+    directory.config.write_text(made_later.replace('version = "2.0"', 'version = "2.1"'))
+    watching_other = directory.changed(['evaluate.rewards=["colorfulness"]'], REJUDGEABLE)
+    assert watching_other.evaluate.reward_settings == {}
+
+
+def test_a_reward_s_local_files_are_found_from_anywhere(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def score(images, prompts): ...\n")
+    (tmp_path / "2.0").mkdir()  # no path, though a setting of that value
+    parts = '[{name="function", settings={path="mine.py:score"}}, {name="hpsv2", settings={version="2.0"}}]'
+    directory = RunDirectory.create(load_experiment(config, ["reward.name=mixture", f"reward.parts={parts}"]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    function, hpsv2 = directory.changed([], RESUMABLE).reward.settings["parts"]
+    assert function["settings"] == {"path": f"{tmp_path}/mine.py:score"}
+    assert hpsv2["settings"]["version"] == "2.0"
+
+
 def test_a_packaged_reward_has_a_name_of_its_own(config):
     experiment = load_experiment(config, ["reward.name=hpsv2", "reward.backend=package", 'reward.version="2.0"'])
-    assert experiment.reward == RewardConfig("hpsv2_package", settings={"version": "2.0"})
+    settings = {"version": "2.0", "checkpoint": "", "device": "auto"}
+    assert experiment.reward == RewardConfig("hpsv2_package", settings=settings)
     again = config.with_name("again.toml")
     again.write_text(tomli_w.dumps(resolved(experiment)))
     assert load_experiment(again) == load_experiment(again, ["reward.backend=package"]) == experiment

@@ -18,12 +18,14 @@ from torch import Tensor
 from raypref import models
 from raypref.cli import main
 from raypref.config import load_experiment
+from raypref.dry_run import dry_run
 from raypref.model_card import front_matter
 from raypref.models.base import ModelConfig, ModelFamily
 from raypref.models.guided import GuidedDenoiser
 from raypref.models.lora_layout import LORA_FILE
 from raypref.provenance import provenance, public
 from raypref.registry import named_classes
+from raypref.report import write_report
 from raypref.run import resume, train
 from raypref.run_directory import RunDirectory
 from raypref.train.experiment import Experiment, RewardConfig, RunConfig
@@ -128,6 +130,11 @@ def test_a_whole_network_is_merged_too(toml: Path, random_model: Path, tmp_path:
     network, merged = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in
                        (run.network, tmp_path / "merged" / "unet"))  # fmt: skip
     assert all(torch.equal(value, merged[key]) for key, value in network.items())
+    for folder in (run.network, tmp_path / "merged"):  # diffusers notes where it has read a network or a pipeline from
+        told = "".join(file.read_text() for file in folder.rglob("*.json"))
+        assert "_class_name" in told
+        assert "name_or_path" not in told
+        assert str(random_model) not in told
     card = (run.network / "README.md").read_text()
     assert "unet = UNet2DConditionModel.from_pretrained(" in card
     assert "\n- lora\n" not in card
@@ -206,6 +213,9 @@ def test_the_same_run_leaves_the_same_folder(toml: Path, tmp_path: Path, layout:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
+        ("/home/me/rewards/mine.py:score", "mine.py:score"),
+        ("rewards/mine.py:score", "mine.py:score"),
+        ("C:\\Users\\me\\mine.safetensors", "mine.safetensors"),
         ("tiny", "tiny"),
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
         ("/home/me/models/mine", "mine"),
@@ -262,6 +272,32 @@ def test_the_card_shows_the_run_s_own_figures(toml: Path, random_model: Path):
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     here = code.replace(f'"{random_model.name}"', repr(str(random_model)))
     exec(here.replace('"this repository, or a folder with its files"', repr(str(run.lora))), {})
+
+
+@pytest.mark.parametrize(
+    ("heldout", "told", "others"),
+    [
+        ("", "These are training prompts,", ("held-out", "Held-out", "not train on")),
+        ("a yak\n", "Prompts that this run did not train on,", ("raining prompts",)),
+    ],
+)
+def test_the_card_and_the_report_say_whether_what_is_judged_was_trained_on(toml: Path, heldout, told, others):
+    if heldout:
+        (toml.parent / "heldout.txt").write_text(heldout)
+    words = ["run.heldout_prompts=heldout.txt"] if heldout else []
+    run = RunDirectory(train(load_experiment(toml, ["run.iterations=1", *words])))
+    card = (run.lora / "README.md").read_text()
+    assert told in card
+    assert not any(other in card for other in others)
+    page = write_report(run).read_text()
+    assert ("<h2>Held-out prompts</h2>" in page, "<h2>Training prompts</h2>" in page) == (bool(heldout), not heldout)
+    assert not any(other in page.replace("heldout_prompts", "") for other in others)
+
+
+def test_prompts_of_which_some_are_trained_on_are_counted(make_experiment: MakeExperiment):
+    experiment = make_experiment(prompts=("a", "b"), heldout_prompts=("b", "c", "b"))
+    assert experiment.judged_on() == "prompts, 1 of them trained on"
+    assert dry_run(experiment)["prompts"].endswith("3 to be judged on: prompts, 1 of them trained on")
 
 
 def test_a_run_that_starts_from_a_lora_says_so_and_notices_another_file(

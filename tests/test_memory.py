@@ -1,5 +1,6 @@
 """Memory of the roles: parameters and peaks against networks that are really there."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
@@ -10,15 +11,19 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from raypref import models
+from raypref.checks import ConfigError
 from raypref.core.search import Guidance, Search
-from raypref.memory import UNKNOWN, memory
+from raypref.memory import SINGLE_FILE, UNKNOWN, memory
 from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig, ModelFamily
 from raypref.models.guided import GuidedDenoiser
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
 from raypref.models.size import text_encoder_parameters
 from raypref.registry import named_classes
-from raypref.train.experiment import SamplingConfig
+from raypref.train.build import build_denoiser
+from raypref.train.experiment import ReferenceConfig, SamplingConfig
+from raypref.train.learner import Learner
+from raypref.train.stopped import StoppedRun
 from tests.conftest import MakeExperiment
 
 ERROR = 1 / 3
@@ -156,3 +161,40 @@ def test_every_role_is_told_of_or_what_is_not_known(config: ModelConfig, make_ex
     ]
     absent = replace(config, path="nobody/has-this-model")
     assert memory(make_experiment(model=absent, sampling=flow)) == {"memory": UNKNOWN}
+
+
+def test_an_adapter_on_no_layer_is_one_line(config: ModelConfig, make_experiment: MakeExperiment):
+    flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
+    nowhere = make_experiment(model=replace(config, lora_target_modules=("to_x",)), sampling=flow)
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.lora_target_modules = to_x: the \w+ has no linear layer of such a name .* to_q, to_k",
+    ):
+        memory(nowhere)
+    with pytest.raises(StoppedRun, match=r"lora_target_modules = to_x: the \w+ has no linear layer"):
+        build_denoiser(nowhere)
+
+
+def test_a_model_that_is_half_here_is_not_estimated(config: ModelConfig, make_experiment: MakeExperiment, tmp_path):
+    flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
+    for lost in ("vae/config.json", "text_encoder/model.safetensors"):
+        half = tmp_path / lost.replace("/", "-")
+        shutil.copytree(config.path, half)
+        (half / lost).unlink()
+        assert memory(make_experiment(model=replace(config, path=str(half)), sampling=flow)) == {"memory": UNKNOWN}
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    single = replace(config, path=str(file), single_file_config=config.path)
+    assert memory(make_experiment(model=single, sampling=flow)) == {"memory": SINGLE_FILE}
+
+
+def test_a_reference_that_follows_the_policy_needs_two_more_copies(make_experiment: MakeExperiment, monkeypatch):
+    monkeypatch.setattr("raypref.memory.GIGABYTE", 1)
+    plan = make_experiment(RDPO(search=Search(steps=(0, 2))))
+    full = replace(plan, model=replace(plan.model, train="full"))
+    moving = replace(full, reference=ReferenceConfig(update="ema"))
+    held, more = (float(memory(each)["memory of the learner"].partition(" GB")[0]) for each in (full, moving))
+    trained = network_parameters(FAMILIES[plan.model.family], full.model)[1]
+    assert more - held == 8 * trained
+    learner = Learner(FAMILIES[plan.model.family].denoiser(full.model), full)
+    assert learner.reference._pretrained is None  # the frozen one keeps no copy of its own

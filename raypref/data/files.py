@@ -65,12 +65,15 @@ def _prompt(row: Any, column: str, where: str) -> str:
     return row or ""
 
 
-def _separated(delimiter: str) -> Callable[[Path, str], Iterator[str]]:
+def _separated(delimiter: str, **dialect: Any) -> Callable[[Path, str], Iterator[str]]:
     def read(path: Path, column: str) -> Iterator[str]:
-        rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
-        _check_column(column, rows.fieldnames or (), str(path))
+        rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, **dialect)
         try:
-            yield from (row[column] or "" for row in rows)
+            _check_column(column, rows.fieldnames or (), str(path))
+            for row in rows:
+                if any(row.get(None, ())):
+                    raise csv.Error(f"it has more cells than the header; does a cell hold an unquoted {delimiter!r}?")
+                yield row[column] or ""
         except csv.Error as problem:
             raise ValueError(f"{path}, line {rows.line_num} is not readable as a table: {problem}") from None
 
@@ -98,8 +101,8 @@ def _check_column(column: str, known: Iterable[str], where: str) -> None:
 TABLES: dict[str, Callable[[Path, str], Iterable[str]]] = {
     ".jsonl": _json_lines,
     ".json": _json_list,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": _separated(",", strict=True),
+    ".tsv": _separated("\t", quoting=csv.QUOTE_NONE),  # a tab cannot be quoted there, and a quote is one
     ".parquet": _parquet,
 }
 """How a table is read, by its suffix."""

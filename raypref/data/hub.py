@@ -1,13 +1,19 @@
 """Files of a dataset on the Hub, from its cache or downloaded into it."""
 
 import fnmatch
+import logging
+import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from raypref.data.files import TABLES
 
+LOG = logging.getLogger("raypref")
+
 SUFFIXES = (".txt", *TABLES)
+SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})")
+"""data/train-00000-of-00007, and what may follow."""
 
 
 def split_files(split: str) -> tuple[str, ...]:
@@ -18,20 +24,61 @@ def split_files(split: str) -> tuple[str, ...]:
     )
 
 
-def dataset_files(name: str, patterns: tuple[str, ...], revision: str | None) -> list[Path]:
+def dataset_files(name: str, patterns: tuple[str, ...], revision: str | None, all_of: bool = False) -> list[Path]:
     """The files of dataset `name` that fit a pattern, in the order of the patterns. Only these are downloaded.
 
+    Where the Hub is not to be asked, what is in its cache is used, and the log says so. With `all_of` each pattern that
+    is a plain name must be there.
+
     Raises:
-        ValueError: where there are none, or they can be neither found in the cache nor downloaded.
+        ValueError: where there are none, they can be neither found in the cache nor downloaded, or some are missing.
     """
-    try:
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
-    except Exception as problem:  # every version of the Hub's client, and of what it stands on, has errors of its own
-        said = " ".join(str(problem).split())[:200]
-        raise ValueError(
-            f"neither in the Hub's cache nor to be downloaded ({type(problem).__name__}: {said}); fill the cache where "
-            "there is network (docs/prompts.md), or name a file"
-        ) from None
+    folder, wanted = _snapshot(name, patterns, revision)
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    found = dict.fromkeys(file for pattern in patterns for file in fnmatch.filter(there, pattern))
+    found = list(dict.fromkeys(file for pattern in patterns for file in fnmatch.filter(there, pattern)))
+    linked = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()}
+    promised = {file for file in wanted | linked if _fits(file, patterns)}
+    promised |= {pattern for pattern in patterns if all_of and not set(pattern) & set("*?[")}
+    if found and (lacking := sorted(promised - set(found) | _lost_shards(found, patterns))):
+        more = ", ..." if len(lacking) > 3 else ""
+        raise ValueError(
+            f"its copy in the Hub's cache is not whole: it lacks {', '.join(lacking[:3])}{more}; "
+            f"run `hf download {name} --repo-type dataset` where there is network"
+        )
     return [folder / file for file in found]
+
+
+def _snapshot(name: str, patterns: tuple[str, ...], revision: str | None) -> tuple[Path, set[str]]:
+    """The folder that holds a dataset's files, and the names of all that the Hub has, as far as it could be asked."""
+    try:
+        there = HfApi().dataset_info(name, revision=revision or "main", timeout=10).siblings or ()
+        folder = snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+        return Path(folder), {file.rfilename for file in there}
+    except Exception as problem:  # every version of the Hub's client, and of what it stands on, has errors of its own
+        said = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+    try:
+        folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+    except Exception:
+        raise ValueError(
+            f"neither in the Hub's cache nor to be downloaded ({said}); fill the cache where there is network "
+            "(docs/prompts.md), or name a file"
+        ) from None
+    LOG.warning("dataset %s: the Hub's cache is used, commit %s, as the Hub could not be asked (%s)",
+                name, Path(folder).name, said)  # fmt: skip
+    return Path(folder), set()
+
+
+def _lost_shards(files: list[str], patterns: tuple[str, ...]) -> set[str]:
+    """Shards that fit a pattern and are not there, where the names of others say how many there are."""
+    there = {found.groups(): file for file in files if (found := SHARD.match(file))}
+    lost = {
+        f"{head}{number:05d}-of-{count}": f"{head}{number:05d}{file.removeprefix(head)[5:]}"
+        for (head, _, count), file in there.items()
+        for number in range(int(count))
+        if (head, f"{number:05d}", count) not in there
+    }
+    return {name for name, file in lost.items() if _fits(file, patterns)}
+
+
+def _fits(file: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)

@@ -78,7 +78,8 @@ def _meant(source: PromptSource) -> PromptSource:
 def _of_dataset(source: PromptSource) -> tuple[str, ...]:
     if not (source.split or source.files):
         raise ValueError(f"which split of the Hub dataset? Write {source.path}:train, say, or name its files")
-    files = dataset_files(source.path, source.files or split_files(source.split), source.revision)
+    patterns = source.files or split_files(source.split)
+    files = dataset_files(source.path, patterns, source.revision, all_of=bool(source.files))
     if not files:
         wanted = f"fits {', '.join(source.files)}" if source.files else f"is named after split {source.split!r}"
         raise ValueError(f"none of the dataset's files {wanted}; set files to their names, such as data/test-*.parquet")

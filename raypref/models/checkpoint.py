@@ -55,6 +55,8 @@ def read_config(kind: str, config: ModelConfig, name: str) -> dict[str, Any]:
     load = diffusers(kind).load_config
     if Path(config.source()).is_file():
         return load(config.single_file_config, subfolder=name)
+    if Path(config.source()).is_dir() and not (Path(config.source()) / name / "config.json").is_file():
+        raise FileNotFoundError(f"{config.source()} has no {name}/config.json: is it downloaded whole?")
     return load(config.source(), subfolder=name, revision=config.revision)
 
 
@@ -68,6 +70,12 @@ def check_checkpoint(
         ValueError: where it cannot be a checkpoint of this family.
     """
     place, layout = Path(config.source()), Path(config.source())
+    if config.revision and place.exists():
+        raise ValueError(
+            f"{place} is on this disk, where model.revision = {config.revision!r} says nothing; leave it out."
+        )
+    if config.variant and place.is_file():
+        raise ValueError(f"{place} is one file, of which there are no variants; leave model.variant out.")
     if place.is_file():
         layout = Path(config.single_file_config)
         if place.suffix != ".safetensors":

@@ -20,6 +20,22 @@ Text = dict[str, Tensor]
 """What a network is told of its prompts, by name; stacked along the first axis."""
 
 
+def _check_network(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for networks that are told more than latents, time and text, and would do without in silence,
+    or fail later."""
+    latents, out = settings["in_channels"], settings["out_channels"]
+    if latents != out:
+        raise ValueError(
+            f"its network takes {latents} channels and predicts {out}: it paints into or edits a picture that it is "
+            "given, and there is none; name a text-to-image checkpoint."
+        )
+    if settings.get("time_cond_proj_dim"):
+        raise ValueError(
+            "its network is told the guidance scale (time_cond_proj_dim), as those distilled for few steps are, and "
+            "has no noise predictions that DDIM could follow; name the checkpoint that it was distilled from."
+        )
+
+
 class GuidedDenoiser(Denoiser):
     """A network of a diffusers pipeline, its text encoders, and its trainable weights."""
 
@@ -38,6 +54,7 @@ class GuidedDenoiser(Denoiser):
             if isinstance(component, torch.nn.Module):
                 component.to(self.device).eval().requires_grad_(False)
         self.network: Any = getattr(pipe, self.network_name).to(memory_format=config.memory_format())
+        _check_network(self.network.config)
         size = self.network.config.sample_size
         self.latent_shape = (self.network.config.in_channels, size, size)
         self.trained = LoRA(self.network, config, fused) if config.train == "lora" else WholeNetwork(self.network)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from raypref.models.base import ModelConfig, ModelFamily
 from raypref.models.checkpoint import read_config
 from raypref.models.libraries import Network, diffusers
-from raypref.models.lora import lora_config
+from raypref.models.lora import add_adapter
 
 
 class LiveMemory(TorchDispatchMode):
@@ -56,7 +56,7 @@ def _network(family: type[ModelFamily], config: ModelConfig) -> Network:
         network = kind.from_config(settings).eval().to(config.torch_dtype())
         if config.train == "lora":
             network.requires_grad_(False)
-            network.add_adapter(lora_config(config))
+            add_adapter(network, config)
     if config.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     return network

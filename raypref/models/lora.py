@@ -25,6 +25,22 @@ def lora_config(config: ModelConfig) -> Any:
     )
 
 
+def add_adapter(network: Network, config: ModelConfig) -> None:
+    """Puts the adapter's layers beside those that they change.
+
+    Raises:
+        ValueError: where no layer matches lora_target_modules.
+    """
+    try:
+        network.add_adapter(lora_config(config))
+    except ValueError as problem:
+        targets, said = ", ".join(config.lora_target_modules), " ".join(str(problem).split())[:120]
+        raise ValueError(
+            f"lora_target_modules = {targets}: the {type(network).__name__} has no linear layer of such a name "
+            f"({said}); those of its attention are to_q, to_k, to_v and to_out.0"
+        ) from problem
+
+
 class LoRA(Trained):
     """A trainable float32 adapter on a frozen network, whose output is exactly zero at the start.
 
@@ -38,7 +54,7 @@ class LoRA(Trained):
         Raises ValueError where no layer matches lora_target_modules.
         """
         self.network, self.fused = network.requires_grad_(False), fused
-        network.add_adapter(lora_config(config))
+        add_adapter(network, config)
         parameters = {name: p for name, p in network.named_parameters() if "lora_" in name}
         for name, parameter in parameters.items():
             parameter.requires_grad_(True)

@@ -31,6 +31,8 @@ def read_flow_schedule(scheduler: Any) -> FlowSchedule:
     Raises:
         ValueError: where the checkpoint asks for another grid of noise levels than the shifted one.
     """
+    if "shift" not in scheduler.config:
+        raise ValueError(f"the checkpoint's scheduler is a {type(scheduler).__name__}, which has no shift: no flow's.")
     for switch in OTHER_GRIDS:
         if scheduler.config.get(switch):
             raise ValueError(f"the checkpoint's scheduler sets {switch}: only the grid of a fixed shift is supported.")

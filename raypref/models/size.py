@@ -22,9 +22,15 @@ def on_disk(config: ModelConfig) -> ModelConfig | None:
 
 
 def text_encoder_parameters(config: ModelConfig) -> int:
-    """How many the text encoders of a model on this disk have."""
+    """How many the text encoders of a model on this disk have.
+
+    Raises:
+        FileNotFoundError: where their files are not there: a download that was not for all, or is not finished.
+    """
     folders = sorted(Path(config.source()).glob("text_encoder*"))
     wanted = [folder for folder in folders if config.text_encoder_3 or folder.name != "text_encoder_3"]
+    if not wanted:
+        raise FileNotFoundError(f"{config.source()} has no text encoder")
     return sum(_parameters(folder, config.variant) for folder in wanted)
 
 
@@ -43,6 +49,8 @@ def _parameters(folder: Path, variant: str | None) -> int:
     files = sorted(folder.glob("*.safetensors"))
     wanted = [file for file in files if file.stem.partition(".")[2].partition("-")[0] == (variant or "")]
     total = 0
+    if not files:
+        raise FileNotFoundError(f"{folder} has no .safetensors file")
     for file in wanted or files:
         with safe_open(file, "pt") as content:
             total += sum(prod(content.get_slice(name).get_shape()) for name in content.keys())  # noqa: SIM118

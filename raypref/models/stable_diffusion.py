@@ -23,10 +23,21 @@ OTHERS = ("tokenizer", "scheduler")
 def read_schedule(scheduler: Any) -> Schedule:
     """The noise schedule of a checkpoint, whatever sampler it was saved with, in float64.
 
+    Samplers that know no `clip_sample` (Euler, DPM++ and others) do not clip; what DDIM would do by itself is not what
+    their checkpoint asks for.
+
     Raises:
-        ValueError: where the checkpoint asks for something that has no Gaussian step (clipped or thresholded samples).
+        ValueError: where the checkpoint asks for something that has no Gaussian step (clipped or thresholded samples),
+            or its noise levels are no betas.
     """
-    ddim = diffusers("DDIMScheduler").from_config(scheduler.config)
+    unsaid = scheduler.config.get("_use_default_values", ())
+    clips = scheduler.config.get("clip_sample", False) and "clip_sample" not in unsaid
+    if not {"beta_start", "trained_betas"} & scheduler.config.keys():
+        raise ValueError(
+            f"the checkpoint's scheduler is a {type(scheduler).__name__}, whose noise levels are not made from betas: "
+            "name a checkpoint that was trained to predict noise or v at DDPM's noise levels."
+        )
+    ddim = diffusers("DDIMScheduler").from_config(scheduler.config, clip_sample=clips)
     settings = ddim.config
     for switch in ("clip_sample", "thresholding", "rescale_betas_zero_snr"):
         if settings.get(switch):

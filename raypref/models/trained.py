@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raypref.core.weights import FlatParameters
 from raypref.models.libraries import Network, Pipeline
+from raypref.models.placeless import forget_places
 
 
 class Trained(ABC):
@@ -37,3 +38,4 @@ class WholeNetwork(Trained):
     def save(self, folder: Path, pipeline: type[Pipeline], name: str) -> None:
         """Writes a folder for the network's own from_pretrained; see `Trained.save`."""
         self.network.save_pretrained(folder)
+        forget_places(folder)

@@ -15,8 +15,10 @@ from raypref.rewards.pixels import clip_pixels
 from raypref.rewards.weights import Dtype, pretrained, read_state
 
 HEAD_URL = (
-    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth"
+    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/6934dd81792f086e613a121dbce43082cb8be85e/"
+    "sac%2Blogos%2Bava1-l14-linearMSE.pth#sha256=21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 )
+"""The author's last commit, and what the file there holds."""
 
 
 class Aesthetic(Reward):

@@ -1,7 +1,8 @@
 """What a reward is: pictures and prompts in, one score each out, higher is better."""
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,15 @@ class Reward(ABC):
     def parts(cls, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Names and settings of the rewards inside a reward of these settings; none by default."""
         return []
+
+    @classmethod
+    def complete(
+        cls, settings: Mapping[str, Any], complete: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """All settings, also those that are left to their defaults. `complete` does the same for a reward inside, by
+        its name."""
+        accepted = inspect.signature(cls).parameters.values()
+        return {each.name: each.default for each in accepted if each.default is not each.empty} | dict(settings)
 
 
 class StepAwareReward(Reward):

@@ -1,6 +1,6 @@
 """Several rewards as one: a weighted sum of standardised scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Required
 
 import torch
@@ -51,6 +51,17 @@ class Mixture(StepAwareReward):
     def parts(cls, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """See Reward."""
         return [(part["name"], part.get("settings", {})) for part in settings["parts"]]
+
+    @classmethod
+    def complete(
+        cls, settings: Mapping[str, Any], complete: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """See Reward."""
+        plain = {"weight": 1.0, "mean": 0.0, "std": 1.0}
+        parts = [
+            plain | part | {"settings": complete(part["name"], part.get("settings", {}))} for part in settings["parts"]
+        ]
+        return {"parts": parts}
 
     def score_at(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], t: Int[Tensor, " B"]

@@ -26,8 +26,8 @@ def clip_pixels(
     cut one pixel further left.
     """
     height, width = images.shape[-2:]
-    scale = size / min(height, width)
-    shape = (max(size, int(height * scale)), max(size, int(width * scale)))
+    short = min(height, width)
+    shape = (size * height // short, size * width // short)  # in integers: 224 / 320 * 360 is less than 252
     resized = F.interpolate(images, shape, mode="bicubic", antialias=antialias, align_corners=False).clamp(0, 1)
     top, left = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
     return normalised(resized[..., top : top + size, left : left + size])

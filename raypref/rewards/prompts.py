@@ -8,6 +8,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raypref.rewards.weights import explained
 
+TOKENIZER_FILES = (
+    "config.json tokenizer.json tokenizer_config.json special_tokens_map.json vocab.json vocab.txt merges.txt"
+)
+"""Those of any of the tokenizers, for `hf download`: patterns after --include would not go together with names."""
 REMEMBERED = 1024
 """Prompts whose features are kept; MPS's, the largest, are 0.3 MB each."""
 
@@ -20,7 +24,7 @@ def load_tokenizer(source: str, words: int, field: str = "tokenizer") -> PreTrai
         ValueError: where it has another number of words. transformers may return an empty tokenizer for files that it
             does not find: every prompt would then be the same, and no error would ever say so.
     """
-    with explained(field, source, f"hf download {source} --include '*token*' vocab.* merges.txt *.json"):
+    with explained(field, source, f"hf download {source} {TOKENIZER_FILES}"):
         tokenizer = AutoTokenizer.from_pretrained(source)
     if len(tokenizer) != words:
         raise ValueError(

@@ -1,13 +1,16 @@
 """Published weights: found on disk or on the hub, read without running code, and put into a network key by key."""
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import unquote
 
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -50,7 +53,8 @@ def read_state(field: str, source: str) -> dict[str, Tensor]:
 
     Args:
         field: the setting that named the source, for messages.
-        source: a local file, a file on the hub as "owner/name/file", or a URL; .safetensors, or pickled tensors.
+        source: a local file, a file on the hub as "owner/name/file", or a URL, which may end in "#sha256=..." of what
+            is there; .safetensors, or pickled tensors.
 
     Raises:
         OSError: where it can be neither found nor downloaded.
@@ -58,16 +62,19 @@ def read_state(field: str, source: str) -> dict[str, Tensor]:
     """
     path = local_file(field, source)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as problem:
+            raise ValueError(f"reward.{field} = {source!r}: {path} is no whole .safetensors file ({problem})") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = state.get("state_dict", state)  # where training checkpoints keep it
     except Exception as problem:  # every kind of broken or unsafe file has an error of its own
         said = " ".join(str(problem).split())[:200]
         raise ValueError(
             f"reward.{field} = {source!r}: no file of tensors, and nothing else is unpickled; save its state_dict "
             f"with torch.save or safetensors and name that file ({said})"
         ) from None
-    state = state.get("state_dict", state)  # where training checkpoints keep it
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -80,12 +87,7 @@ def local_file(field: str, source: str) -> Path:
     if Path(source).is_file():
         return Path(source)
     if source.startswith("https://"):
-        path = Path(torch.hub.get_dir()) / "checkpoints" / source.rpartition("/")[2].replace("%2B", "+")
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with explained(field, source, f"curl -L -o {path} {source}"):
-                torch.hub.download_url_to_file(source, str(path), progress=False)
-        return path
+        return _downloaded(field, source)
     owner, _, rest = source.partition("/")
     name, _, file = rest.partition("/")
     if not file or source.startswith((".", "/")):
@@ -94,6 +96,30 @@ def local_file(field: str, source: str) -> Path:
         )
     with explained(field, source, f"hf download {owner}/{name} {file}"):
         return Path(hf_hub_download(f"{owner}/{name}", file))
+
+
+def _downloaded(field: str, source: str) -> Path:
+    """The file of a URL, in torch's cache, under a name that no other URL has.
+
+    Raises:
+        OSError: where it cannot be downloaded.
+        ValueError: where it is not the one that the URL's "#sha256=..." promises.
+    """
+    url, _, promised = source.partition("#sha256=")
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{unquote(url.rpartition('/')[2])}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(field, url, f"curl -L -o {path} {url}"):
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if promised and found != promised:
+        raise ValueError(
+            f"reward.{field} = {url!r}: {path} is another file than the published one (its sha256 is {found}, not "
+            f"{promised}); delete it, and it is downloaded again"
+        )
+    return path
 
 
 def filled(build: Callable[[], Network], state: State, field: str, device: str, dtype: Dtype) -> Network:

@@ -1,5 +1,9 @@
 """Builds the three roles from an experiment: the one place where names become networks and rewards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
 from raypref import models, rewards
@@ -27,14 +31,35 @@ def claim_threads(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.run.num_threads)
 
 
+@contextmanager
+def explaining_model(field: str, source: str) -> Iterator[None]:
+    """Turns what diffusers says of a model that it cannot load, or we of one that cannot be trained, into one line.
+
+    Raises:
+        StoppedRun: in the place of an OSError or a ValueError: no other worker would fare better.
+    """
+    try:
+        yield
+    except UnusableLoRA:
+        raise
+    except (OSError, ValueError) as problem:
+        said = " ".join(str(problem).split())[:300]
+        on_the_hub = not Path(source).exists() and source != "tiny"
+        way_out = f"; if it is not in the Hub's cache, run `hf download {source}` where there is network"
+        raise StoppedRun(
+            f"model.{field} = {source!r} cannot be loaded: {said}{way_out if on_the_hub else ''}"
+        ) from problem
+
+
 def build_denoiser(experiment: Experiment) -> Denoiser:
     """The network with its text encoders; or without them, every prompt of the run encoded.
 
     Raises:
-        StoppedRun: where the LoRA to start from is not to be had, or does not fit.
+        StoppedRun: where the model, or the LoRA to start from, is not to be had or does not fit.
     """
     try:
-        denoiser = model_family(experiment).denoiser(experiment.model)
+        with explaining_model("path", experiment.model.path):
+            denoiser = model_family(experiment).denoiser(experiment.model)
     except UnusableLoRA as problem:
         raise StoppedRun(f"model.lora_weights = {experiment.model.lora_weights!r}: {problem}") from problem
     if experiment.model.free_text_encoders:
@@ -56,12 +81,20 @@ def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | N
 def build_scorer(experiment: Experiment) -> Scorer:
     """Raises StoppedRun where a reward's weights or code cannot be loaded: no other worker would fare better."""
     claim_threads(experiment)
-    training = (build_reward(experiment.reward.name, **experiment.reward.settings),
-                *(build_reward(name) for name in experiment.reward.also))  # fmt: skip
+    config, also = experiment.reward, experiment.reward.also_settings
+    training = (build_reward(config.name, **config.settings),
+                *(build_reward(name, **also.get(name, {})) for name in config.also))  # fmt: skip
     names = {reward.name for reward in training}
-    watched = tuple(build_reward(name) for name in experiment.evaluate.rewards if name not in names)
-    decoder = model_family(experiment).decoder(experiment.model)
-    early = load_tiny_decoder(experiment.model) if experiment.model.tiny_vae else None
+    settings = experiment.evaluate.reward_settings
+    watched = tuple(
+        build_reward(name, **settings.get(name, {})) for name in experiment.evaluate.rewards if name not in names
+    )
+    model, early = experiment.model, None
+    with explaining_model(*(("vae", model.vae) if model.vae else ("path", model.path))):
+        decoder = model_family(experiment).decoder(model)
+    if model.tiny_vae:
+        with explaining_model("tiny_vae", model.tiny_vae):
+            early = load_tiny_decoder(model)
     return Scorer(decoder, training, watched, experiment.guard.reward_timeout, early)
 
 
@@ -69,7 +102,9 @@ def reward_environments(experiment: Experiment) -> dict[str, str]:
     """Environments of their own that rewards of the run, or parts of them, need, by the rewards' names."""
     known, found = named_classes(rewards, Reward), dict[str, str]()
     asked = [(experiment.reward.name, experiment.reward.settings),
-             *((name, {}) for name in (*experiment.reward.also, *experiment.evaluate.rewards))]  # fmt: skip
+             *((name, experiment.reward.also_settings.get(name, {})) for name in experiment.reward.also),
+             *((name, experiment.evaluate.reward_settings.get(name, {})) for name in experiment.evaluate.rewards
+               if name not in (experiment.reward.name, *experiment.reward.also))]  # fmt: skip
     while asked:
         name, settings = asked.pop()
         if known[name].environment:

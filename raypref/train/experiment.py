@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from raypref.core.process import Process, Scheduler, ddim, ddpm, flow
 from raypref.core.schedule import FlowSchedule, Schedule
@@ -110,6 +110,8 @@ class RewardConfig:
     also: tuple[str, ...] = ()
     """Further rewards: a candidate then wins only where no reward is worse and one is better (Pareto labels)."""
     settings: dict[str, object] = field(default_factory=dict)
+    also_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of the rewards in `also`, by name: [reward.also_settings.hpsv2]."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,8 @@ class EvaluateConfig:
     """At least 2: diversity compares pictures of one prompt."""
     rewards: tuple[str, ...] = ("prompt_match",)
     """Rewards that are never trained on, scored beside the training reward."""
+    reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Their settings, by name: [evaluate.reward_settings.hpsv2]."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "every", self.every, "use 0 (only first and last) or more.")
@@ -342,6 +346,15 @@ class Experiment:
     heldout_prompts: tuple[str, ...] = ()
     left_out: int = 0
     """How many of the source's prompts are not trained on because they are held out; told where the config is read."""
+
+    def judged_on(self) -> str:
+        """What the prompts of evaluations are: a policy that is judged on what it trains on is told so everywhere."""
+        trained = len(set(self.heldout_prompts) & set(self.prompts))
+        if not trained:
+            return "held-out prompts"
+        if trained == len(set(self.heldout_prompts)):
+            return "training prompts"
+        return f"prompts, {trained} of them trained on"
 
     def scoring_timeout(self) -> float:
         """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""

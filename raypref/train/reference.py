@@ -36,7 +36,8 @@ class Reference:
 
     def __init__(self, denoiser: Denoiser, config: ReferenceConfig) -> None:
         self.denoiser, self.config = denoiser, config
-        self._pretrained = denoiser.parameters.flat.detach().clone()  # a fresh adapter, whose output is zero
+        # A fresh adapter, whose output is zero; or all of a network, of which a frozen reference needs no further copy.
+        self._pretrained = None if config.update == "frozen" else denoiser.parameters.flat.detach().clone()
         self.state = ReferenceState(0, 0, None)
 
     def after_update(self) -> None:
@@ -47,7 +48,7 @@ class Reference:
         """
         config, state = self.config, self.state
         updates = state.updates + 1
-        if config.update == "frozen" or updates % config.every:
+        if self._pretrained is None or updates % config.every:
             self.state = ReferenceState(state.version, updates, state.flat)
             return
         policy = self.denoiser.parameters.flat.detach()
@@ -57,7 +58,7 @@ class Reference:
 
     def restore(self, state: ReferenceState) -> None:
         """Goes on from a checkpoint."""
-        flat = None if state.flat is None else state.flat.to(self._pretrained)
+        flat = None if state.flat is None else state.flat.to(self.denoiser.parameters.flat)
         self.state = ReferenceState(state.version, state.updates, flat)
 
     @contextmanager

@@ -1,6 +1,7 @@
 """Named sets, files of every kind and Hub datasets become the same lists; what is wrong is one clear error."""
 
 import json
+import re
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,7 @@ from raypref.data.source import PromptSource
 from tests.hub_cache import STYLES, TRAIN, UNIQUE, fill_cache, papers_datasets, parquet_bytes, use_cache
 
 WANTED = ("a cat", "an owl, asleep", "zwei Bären", 'a "blue" sign')
+SIGN = '"to be" on a "blue" sign'
 ROWS = ["a cat", " an owl,\nasleep ", "", None, "zwei Bären", "a cat", 'a "blue" sign']
 TABLES = {
     "objects.jsonl": "\n\n".join(json.dumps({"id": 1, "caption": row}) for row in ROWS),
@@ -21,7 +23,7 @@ TABLES = {
     "list.json": json.dumps(ROWS),
     "objects.json": json.dumps([{"caption": row} for row in ROWS]),
     "table.csv": 'id,caption\n1,a cat\n2," an owl,\nasleep "\n3,\n4\n5,zwei Bären\n6,a cat\n7,"a ""blue"" sign"\n',
-    "table.tsv": '\ufeffid\tcaption\n1\ta cat\n2\t" an owl,\nasleep "\n5\tzwei Bären\n7\t"a ""blue"" sign"\n',
+    "table.tsv": '\ufeffid\tcaption\n1\ta cat\n2\t an owl, asleep \n3\t\n4\n5\tzwei Bären\n7\ta "blue" sign\n',
     "table.parquet": parquet_bytes(caption=ROWS, picture=[b"\x00"] * len(ROWS)),
 }
 
@@ -54,6 +56,11 @@ def test_a_table_of_any_kind_gives_the_same_prompts_each_once(tmp_path, name):
     assert read(PromptSource(name, column="caption"), tmp_path) == WANTED
 
 
+def test_quotes_in_a_tsv_are_the_prompt_s_own(tmp_path):
+    (tmp_path / "table.tsv").write_text(f'prompt\tnote\n{SIGN}\t"x\n"a cat\t\t\n')
+    assert read("table.tsv", tmp_path) == (SIGN, '"a cat')
+
+
 def test_a_file_goes_before_a_set_of_that_name_and_the_config_s_folder_before_the_working_directory(
     tmp_path, monkeypatch
 ):
@@ -80,7 +87,7 @@ def test_the_sets_of_the_papers_are_read_from_the_hub_s_cache():
     assert read("pick_a_pic:test_unique") == once
     assert read("pick_a_pic:test") == (*once, "a fox")
     assert read("pick_a_pic:train") == tuple(TRAIN)
-    assert read("parti_prompts:test") == ("bond", 'a "blue" sign')
+    assert read("parti_prompts:test") == ("bond", SIGN)
     assert read("hpdv2:test") == tuple(f"{style} {which}" for style in STYLES for which in ("one", "two"))
     assert read("hpdv2:photo") == ("photo one", "photo two")
     assert read("hpdv2:train") == ("a hill", "a lake")
@@ -92,6 +99,43 @@ def test_any_dataset_of_the_hub_is_read_by_its_split_or_files_and_column():
     source = PromptSource("yuvalkirstain/pickapic_v2_no_images", "test", column="caption")
     assert read(source) == read("pick_a_pic:test")
     assert read(PromptSource("nateraw/parti-prompts", files=("*.tsv",), column="Category")) == ("Abstract", "Arts")
+
+
+SHARDS = {
+    f"data/train-0000{number}-of-00003-0a1b2c3d4e5f607{number}.parquet": parquet_bytes(prompt=[f"{number}"])
+    for number in range(3)
+}
+
+
+def test_a_cache_that_is_used_without_the_hub_is_announced(tmp_path, monkeypatch, caplog):
+    fill_cache(tmp_path, {"owner/shards": SHARDS})
+    use_cache(monkeypatch, tmp_path)
+    assert read("owner/shards:train") == ("0", "1", "2")
+    assert re.search(r"dataset owner/shards: the Hub's cache is used, commit 0123456789abcdef.*Offline", caplog.text)
+
+
+@pytest.mark.parametrize("lost", range(3))
+@pytest.mark.parametrize("how", ["absent", "a link to nothing"])
+def test_a_dataset_of_which_the_cache_has_a_part_is_no_shorter_list(tmp_path, monkeypatch, lost, how):
+    fill_cache(tmp_path, {"owner/shards": SHARDS})
+    use_cache(monkeypatch, tmp_path)
+    file = next((tmp_path / "datasets--owner--shards").rglob(f"*train-0000{lost}*"))
+    file.unlink()
+    if how != "absent":
+        file.symlink_to("../nothing")
+    with pytest.raises(ValueError, match=rf"copy in the Hub's cache is not whole: it lacks data/train-0000{lost}-of-"):
+        read("owner/shards:train")
+    one = PromptSource("owner/shards", files=(next(name for name in SHARDS if f"0000{(lost + 1) % 3}-of" in name),))
+    assert read(one) == (f"{(lost + 1) % 3}",)
+
+
+def test_a_set_of_several_files_needs_all_of_them(tmp_path, monkeypatch):
+    fill_cache(tmp_path, papers_datasets())
+    use_cache(monkeypatch, tmp_path)
+    next((tmp_path / "datasets--zhwang--HPDv2").rglob("photo.json")).unlink()
+    assert read("hpdv2:anime") == ("anime one", "anime two")
+    with pytest.raises(ValueError, match=r"it lacks benchmark/photo\.json; run `hf download zhwang/HPDv2 --repo-type"):
+        read("hpdv2:test")
 
 
 @pytest.mark.usefixtures("hub")
@@ -117,6 +161,12 @@ BROKEN = [
     ("broken.jsonl", r"broken\.jsonl, line 2 is not valid JSON"),
     ("object.json", r"object\.json holds no list; write \[\.\.\.\] of prompts"),
     ("table.csv", r"table\.csv has no column 'prompt'; set column to one of id, text"),
+    (
+        "comma.csv",
+        r"comma\.csv, line 3 is not readable as a table: it has more cells than the header; does a cell hold",
+    ),
+    ("quotes.csv", r"quotes\.csv, line 2 is not readable as a table: ',' expected after '\"'"),
+    ("open.csv", r"open\.csv, line 3 is not readable as a table: unexpected end of data"),
     ("nothing.csv", r"nothing\.csv has no column 'prompt'; set column to one of none"),
     ("table.parquet", r"table\.parquet has no column 'prompt'; set column to one of text, number"),
     (PromptSource("table.parquet", column="number"), r"table\.parquet, 'number' of row 1 is '1', and no text"),
@@ -140,6 +190,9 @@ def test_a_source_that_cannot_be_read_is_one_clear_error(tmp_path, source, messa
         "broken.jsonl": b'"a"\n{"prompt": \n',
         "object.json": b'{"prompt": "a"}',
         "table.csv": b"id,text\n1,a\n",
+        "comma.csv": b"prompt\na cat\na dog, running\n",
+        "quotes.csv": b'prompt\n"To be" is written on a sign\n',
+        "open.csv": b'prompt\n"a cat\na dog\n',
         "nothing.csv": b"",
         "table.parquet": parquet_bytes(text=["a"], number=[1]),
         "fake.parquet": b"no such thing",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from torch import Tensor
 
 from raypref.core.process import flow
@@ -66,6 +66,11 @@ def test_the_shift_is_read_from_the_checkpoint(random_sd3: Path):
 def test_grids_that_are_not_a_fixed_shift_are_refused(switch: str):
     with pytest.raises(ValueError, match=f"sets {switch}: only the grid of a fixed shift"):
         read_flow_schedule(FlowMatchEulerDiscreteScheduler(**{switch: True}))
+
+
+def test_a_scheduler_that_is_no_flow_is_refused():
+    with pytest.raises(ValueError, match="scheduler is a DDIMScheduler, which has no shift"):
+        read_flow_schedule(DDIMScheduler())
 
 
 @torch.no_grad()

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
 from raypref.core.process import ddim
@@ -198,6 +208,37 @@ def test_another_schedule_is_read_as_written():
 def test_schedulers_without_gaussian_steps_are_refused(switch: str):
     with pytest.raises(ValueError, match=f"sets {switch}"):
         read_schedule(DDIMScheduler(**({"clip_sample": False} | {switch: True})))
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [EulerDiscreteScheduler, DPMSolverMultistepScheduler, PNDMScheduler, UniPCMultistepScheduler, DDPMScheduler],
+)
+def test_a_checkpoint_saved_with_another_sampler_has_the_noise_levels_that_it_was_trained_on(sampler, tmp_path):
+    sampler(**BETAS).save_pretrained(tmp_path)
+    file = tmp_path / "scheduler_config.json"
+    said = json.loads(file.read_text())
+    said.pop("clip_sample", None)  # as most published ones: their samplers do not know it
+    file.write_text(json.dumps(said))
+    schedule = read_schedule(sampler.from_pretrained(tmp_path))
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(schedule.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-4, atol=0)
+    # All else that the file does not say is what DDIM would do.
+    wanted = DDIMScheduler.from_config(sampler.from_pretrained(tmp_path).config, clip_sample=False)
+    assert schedule.final_alpha_cumprod == float(wanted.final_alpha_cumprod)
+    assert (schedule.timestep_spacing, schedule.steps_offset) == (
+        wanted.config.timestep_spacing,
+        wanted.config.steps_offset,
+    )
+
+
+@pytest.mark.parametrize("scheduler", [EDMEulerScheduler, FlowMatchEulerDiscreteScheduler])
+def test_a_checkpoint_of_other_noise_levels_does_not_get_ddims_default_ones(scheduler):
+    with pytest.raises(ValueError, match=f"scheduler is a {scheduler.__name__}, whose noise levels are not made from"):
+        read_schedule(scheduler())
 
 
 @torch.no_grad()

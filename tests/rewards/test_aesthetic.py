@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPModel
 
 from raypref.core.seeding import Key
 from raypref.rewards.aesthetic import Aesthetic
 from raypref.rewards.linear_head import LAYERS
 from raypref.rewards.pixels import clip_pixels
-from tests.rewards.tiny import save
+from tests.rewards.tiny import AESTHETIC_WIDTHS, clip_config, save
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,18 @@ def test_the_score_is_the_layered_head_on_the_normalised_embedding(reward, folde
     for layer in LAYERS:
         value = value @ state[f"layers.{layer}.weight"].double().numpy().T + state[f"layers.{layer}.bias"].numpy()
     assert np.allclose(reward.score(images, ["", ""]).numpy(), value[:, 0], atol=1e-4)
+
+
+def test_the_tower_is_the_picture_s_half_of_a_whole_clip_as_published(folder, tmp_path):
+    config = clip_config()
+    config.vision_config.projection_dim = config.projection_dim = AESTHETIC_WIDTHS[0]
+    torch.manual_seed(1)
+    clip = CLIPModel(config).eval()
+    clip.save_pretrained(tmp_path)
+    reward, images = Aesthetic(str(tmp_path), str(folder / "head.pth"), device="cpu"), pictures()
+    pooled = clip.vision_model(pixel_values=clip_pixels(images, 32))[1]
+    features = torch.nn.functional.normalize(clip.visual_projection(pooled), dim=-1)
+    torch.testing.assert_close(reward.score(images, ["", ""]), reward.head(features), atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_the_picture(reward):

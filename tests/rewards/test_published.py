@@ -1,5 +1,6 @@
 """What every published reward promises, on tiny networks loaded through the real path."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from raypref import rewards
 from raypref.registry import named_classes
 from raypref.rewards.base import Reward, StepAwareReward
 from raypref.rewards.clip_towers import ClipTowers
+from raypref.rewards.prompts import TOKENIZER_FILES
 from tests.rewards import tiny
 
 NAMES = ("clip", "pickscore", "hpsv2", "image_reward", "vp_score", "mps", "step_aware")
@@ -190,6 +192,16 @@ def test_a_missing_folder_says_what_to_run(name, setting, tmp_path, monkeypatch)
     settings = tiny.save(name, tmp_path) | {setting: "nobody/nothing"}
     with pytest.raises(OSError, match=rf"reward\.{setting} = 'nobody/nothing': .*run `hf download nobody/nothing"):
         reward_class(name)(**settings)
+
+
+def test_the_command_for_a_tokenizer_names_all_its_files_and_no_option_that_hf_ignores_beside_names(tmp_path):
+    saved = {Path(tiny.save_clip_tokenizer(tmp_path / "clip")), Path(tiny.save_bert_tokenizer(tmp_path / "bert"))}
+    files = {file.name for folder in saved for file in folder.iterdir()}
+    assert files <= set(TOKENIZER_FILES.split())
+    assert {"vocab.json", "merges.txt", "vocab.txt"} <= set(TOKENIZER_FILES.split())  # where there is no tokenizer.json
+    commands = re.findall(r"hf download .*", Path("docs/rewards.md").read_text())
+    assert len(commands) > 6
+    assert not any("--include" in command for command in commands)
 
 
 def test_a_checkpoint_that_is_more_than_tensors_is_not_unpickled(tmp_path):
