@@ -8,7 +8,6 @@ from pathlib import Path
 import tomli_w
 from rich.table import Table
 
-from raypref.config import apply_overrides
 from raypref.report import figure_section, page
 from raypref.run_directory import portable, replace_text
 from raypref.tune.choose import SEED, Contender, contenders, figure
@@ -62,10 +61,9 @@ def table(study: Study, trials: Sequence[Trial]) -> Table:
 
 def write_best(study: Study, directory: StudyDirectory, best: Contender) -> None:
     """The best settings as a config that `raypref train` takes, beside the prompts it names."""
-    name = f"{study.base.run.name}-best"
-    tables = apply_overrides(portable(study.base), [*words(best.point), *words({"run.name": name})])
+    found = study.experiment(best.point, *words({"run.name": f"{study.base.run.name}-best"}))
     comment = f"# {best.describe(study.metric)}\n\n"
-    replace_text(directory.best, comment + tomli_w.dumps(tables))
+    replace_text(directory.best, comment + tomli_w.dumps(portable(found)))
 
 
 CURVE_NOTE = (
