@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raypref.checks import ConfigError, check_checkpoint_folder
+from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
+from raypref.cluster.connect import in_job_folder
 from raypref.lock import locked
 from raypref.progress import say, warn
 from raypref.run_directory import replace_text
@@ -26,10 +27,12 @@ def tune(study: Study, overwrite: bool = False) -> Path:
     """Runs every trial of a study, and writes what came out. Returns its directory.
 
     Raises:
-        ConfigError: where a study of that name exists and may not be overwritten, a package is missing, or another
-            process is at it.
+        ConfigError: where a study of that name exists and may not be overwritten, a package is missing, another
+            process is at it, or what comes out would go away with the job that this is.
     """
     directory = StudyDirectory.planned(study)
+    if in_job_folder():
+        check_outlives_job(study.base)
     with locked(directory.path):
         _check_installed(study)
         check_checkpoint_folder(study.base)

@@ -6,8 +6,11 @@ import pytest
 from rich.console import Console
 
 from raypref.config import load_experiment
-from raypref.tune.choose import contenders
+from raypref.tune.choose import Contender, contenders
+from raypref.tune.directory import StudyDirectory
 from raypref.tune.report import rows, table, write_best, write_study_report
+from raypref.tune.study import load_study
+from tests.tune.conftest import trial
 
 
 def lambdas(*values):
@@ -47,6 +50,16 @@ def test_the_best_config_is_the_experiment_at_the_best_point(study, directory, l
     assert found.run.name == "small-best"
     assert found.run.output_dir == wanted.run.output_dir
     assert directory.best.read_text().startswith("# method.psi_lambda = 100: colorfulness 0.6000 after 4 iterations\n")
+
+
+def test_the_best_of_several_methods_is_a_config_of_that_method(toml):
+    toml.write_text(toml.read_text() + '[tune]\nscheduler = "none"\n"method.name" = {grid = ["rdpo", "tailorpo"]}\n')
+    study = load_study(toml)
+    directory = StudyDirectory.planned(study)
+    directory.create(study)
+    best = Contender({"method.name": "tailorpo"}, (trial("1", {"method.name": "tailorpo"}, {4: 0.6}),), 4)
+    write_best(directory.study(), directory, best)
+    assert load_experiment(directory.best).method == load_experiment(toml, ["method.name=tailorpo"]).method
 
 
 def test_the_page_has_table_and_plots_and_needs_nothing_else(directory, left):

@@ -1,6 +1,7 @@
 """Trials on Ray Tune: each has exactly the room that its workers need, and is the run that it would be by itself."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,15 @@ def test_a_study_is_not_overwritten_by_accident_nor_a_run_by_a_study(study_toml,
     directory.config.unlink()
     with pytest.raises(ConfigError, match="is no study; remove it"):
         tune(study, overwrite=True)
+
+
+def test_a_job_that_works_in_a_copy_refuses_a_study_there(study_toml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://any.zip"}}))
+    study = load_study(study_toml, ["run.output_dir=elsewhere"])
+    with pytest.raises(ConfigError, match=r"run.output_dir = 'elsewhere': below a job's working folder"):
+        tune(study)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_study_goes_on_as_it_was(directory):
