@@ -96,10 +96,14 @@ class StudyDirectory:
         return study.experiment(point, *words(place))
 
     def trials(self, study: Study) -> list[Trial]:
-        """Every trial that has begun, by name."""
-        made = [path.parent for path in sorted(self.path.glob("*/config.toml")) if path.parent.name[0] != "."]
+        """Every trial that has begun, and those that failed before they had a directory, by name."""
+        made = [path.parent for path in self.path.glob("*/config.toml") if path.parent.name[0] != "."]
         failures = json.loads(self.failures.read_text()) if self.failures.exists() else {}
-        return [_trial(study, run, failures.get(run.path.name)) for run in map(RunDirectory, made)]
+        found = {run.path.name: _trial(study, run, failures.get(run.path.name)) for run in map(RunDirectory, made)}
+        for name, point in (study.points() or {}).items():
+            if name in failures and name not in found:
+                found[name] = Trial(name, point, (), {}, failures[name])
+        return [found[name] for name in sorted(found)]
 
 
 def _carried(study: Study) -> Table:

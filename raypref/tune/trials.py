@@ -9,8 +9,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from raypref.checks import ConfigError
 from raypref.cluster.connect import connect
 from raypref.cluster.reserved import GroupBundle, group_bundles
 from raypref.evaluate.heldout import Evaluation
@@ -51,7 +53,14 @@ def run_trials(study: Study, directory: StudyDirectory) -> dict[str, str]:
     finally:
         if owns_cluster:
             ray.shutdown()
-    return {Path(found.path).name: str(found.error).strip().splitlines()[-1] for found in results if found.error}
+    return {Path(found.path).name: reason(found.error) for found in results if found.error}
+
+
+def reason(error: Exception) -> str:
+    """Why a trial has failed, on one line: of what the run says of itself the first, which names it."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    line = next(iter(str(cause).strip().splitlines()), "")
+    return line if isinstance(cause, ConfigError | StoppedRun | RayError) else f"{type(cause).__name__}: {line}"
 
 
 def trainable(path: Path, points: dict[str, Point] | None) -> Callable[[dict[str, Any]], None]:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from raypref.config import load_experiment
-from raypref.tune.choose import Contender, contenders
+from raypref.tune.choose import Contender, contenders, figure
 from raypref.tune.directory import StudyDirectory
 from raypref.tune.report import rows, table, write_best, write_study_report
 from raypref.tune.study import load_study
@@ -87,3 +87,12 @@ def test_a_failure_is_told_by_its_reason(study, directory, leave):
     leave("0", *lambdas(1.0), {0: 0.2}, finished=False)
     directory.failures.write_text('{"0": "the reward server is gone"}')
     assert directory.trials(study)[0].fate == "the reward server is gone"
+
+
+def test_one_that_failed_before_it_had_a_directory_is_in_the_table(study, directory, leave):
+    leave("0", study.points()["0"], {0: 0.2, 2: 0.3, 4: 0.4})
+    directory.failures.write_text('{"1": "no model is there"}')
+    _, lines = rows(study, directory.trials(study))
+    assert [line[0] for line in lines] == ["0", "1"]
+    assert lines[1][1:3] == [figure(study.points()["1"]["method.psi_lambda"]), "0"]
+    assert lines[1][-1] == "no model is there"

@@ -9,11 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from experiments.chaos import same_bits
 from raypref.checks import ConfigError
 from raypref.config import load_experiment
 from raypref.run import train
+from raypref.train.stopped import StoppedRun
 from raypref.tune import run
 from raypref.tune.directory import StudyDirectory
 from raypref.tune.run import resume, tune
@@ -67,6 +69,12 @@ def test_grids_are_told_by_name_and_what_optuna_draws_by_its_ends(trials, study_
     space = trials._space(study, study.points())
     assert (space["method.psi_lambda"].lower, space["method.psi_lambda"].upper) == (0.1, 1e4)
     assert (space["run.lag"].lower, space["run.lag"].upper) == (0, 2)  # whose upper end is not drawn
+
+
+def test_a_failure_is_told_in_the_words_of_its_cause(trials):
+    lost = RayTaskError("trial", "Traceback:\n  the log of a worker", StoppedRun("a chunk has cost 3 samplers.\na log"))
+    assert trials.reason(lost) == "a chunk has cost 3 samplers."
+    assert trials.reason(RayTaskError("trial", "Traceback", KeyError("beta"))) == "KeyError: 'beta'"
 
 
 @pytest.mark.slow
