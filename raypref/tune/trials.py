@@ -1,7 +1,9 @@
 """The trials of a study on Ray Tune, each in a placement group of its own. Imported where Ray Tune is installed."""
 
+import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +29,13 @@ from raypref.tune.trial import run_trial
 
 HELDOUT = "heldout"
 """What a trial reports is called so in Ray Tune."""
+UNSCORED = -1e30
+"""What is reported where no score is: below all scores. A NaN would neither be stopped nor count, and of infinities
+asha's quantiles come to NaN, which stop nobody."""
 SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a study as it ends a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are from where the user is
+    "RAY_AIR_NEW_OUTPUT": "0",  # which tells of its own folders; the lines of `Progress` are enough
 }
 
 
@@ -74,8 +80,7 @@ def trainable(path: Path, points: dict[str, Point] | None) -> Callable[[dict[str
 
         def tell(evaluation: Evaluation) -> None:
             heldout = evaluation.rewards[study.metric].mean
-            # A NaN would neither be stopped nor count.
-            tune.report({"iteration": evaluation.iteration, HELDOUT: -math.inf if math.isnan(heldout) else heldout})
+            tune.report({"iteration": evaluation.iteration, HELDOUT: UNSCORED if math.isnan(heldout) else heldout})
 
         try:
             run_trial(directory.experiment(study, name, points[name] if points else config), tell)
@@ -90,9 +95,10 @@ def _tuner(study: Study, directory: StudyDirectory, bundles: list[GroupBundle]) 
     resources, labels = [each for each, _ in bundles], [each for _, each in bundles]
     group = tune.PlacementGroupFactory(resources, bundle_label_selector=labels)
     runnable = tune.with_resources(trainable(directory.path, points), group)
-    if tune.Tuner.can_restore(str(place)):
+    if has_state(place):
         return tune.Tuner.restore(str(place), runnable, resume_errored=True)
     # Without a state of Ray Tune's, which a kill at the very start prevents, trials still go on from their directories.
+    shutil.rmtree(place, ignore_errors=True)
     return tune.Tuner(
         runnable,
         param_space=_space(study, points),
@@ -114,6 +120,17 @@ def _tuner(study: Study, directory: StudyDirectory, bundles: list[GroupBundle]) 
             verbose=0,
         ),
     )
+
+
+def has_state(place: Path) -> bool:
+    """Whether Ray Tune has left a state that it can go on from. It writes in place: of one that a kill has torn, which
+    it would take for none and begin again with nothing to search, the one before is taken."""
+    for file in place.glob("experiment_state-*.json"):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            file.unlink()
+    return any(place.glob("experiment_state-*.json"))
 
 
 def _space(study: Study, points: dict[str, Point] | None) -> dict[str, Any]:
@@ -184,10 +201,11 @@ class Progress(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        say(f"trial {trial}: {self.metric} {result[HELDOUT]:.4f} after {result['iteration']} iterations")
+        heldout = "not scored" if result[HELDOUT] == UNSCORED else f"{result[HELDOUT]:.4f}"
+        say(f"trial {trial}: {self.metric} {heldout} after {result['iteration']} iterations")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = sum(each.is_finished() for each in trials)
+        ended = 1 + sum(each.is_finished() for each in trials if each is not trial)
         say(f"trial {trial} has ended, {ended} of {len(trials)} that have begun or wait")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

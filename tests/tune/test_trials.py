@@ -77,6 +77,34 @@ def test_a_failure_is_told_in_the_words_of_its_cause(trials):
     assert trials.reason(RayTaskError("trial", "Traceback", KeyError("beta"))) == "KeyError: 'beta'"
 
 
+def test_ray_tune_s_state_counts_once_it_is_whole(trials, tmp_path):
+    assert not trials.has_state(tmp_path)
+    (tmp_path / "tuner.pkl").touch()  # killed before its first step
+    assert not trials.has_state(tmp_path)
+    whole, torn = tmp_path / "experiment_state-1.json", tmp_path / "experiment_state-2.json"
+    torn.write_text('{"trial_data": [')
+    assert not trials.has_state(tmp_path)
+    whole.write_text('{"trial_data": []}')
+    torn.write_text('{"trial_data": [')
+    assert trials.has_state(tmp_path)
+    assert not torn.exists()  # Ray Tune would have taken this one, the newest
+
+
+def test_a_study_that_was_killed_before_the_first_step_begins_anew(trials, study, directory):
+    bundles = [({"CPU": 1.0}, {})]
+    trials._tuner(study, directory, bundles)
+    tuner = trials._tuner(study, directory, bundles)
+    assert not tuner._local_tuner._is_restored
+    assert tuner._local_tuner.param_space == {"trial": {"grid_search": ["0", "1", "2"]}}
+
+
+def test_asha_goes_on_where_a_share_of_the_trials_has_no_score(trials, study_toml):
+    study = load_study(study_toml, ["tune.scheduler=asha"])
+    (bracket,) = trials._scheduler(study)._brackets
+    cutoff = bracket.cutoff({"0": trials.UNSCORED, "1": trials.UNSCORED, "2": 0.5})
+    assert trials.UNSCORED < cutoff < 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_study_runs_stops_the_worse_and_is_read_again(ray_cluster, trials, study_toml, capsys):
