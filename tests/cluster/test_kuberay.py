@@ -123,6 +123,8 @@ def test_the_jobs_command_trains_and_later_goes_on(tmp_path):
     (tmp_path / "runs" / name).mkdir(parents=True)
     (tmp_path / "runs" / name / "config.toml").touch()
     assert called() == f"resume {tmp_path}/runs/{name}\n"
+    (tmp_path / "runs" / name / "summary.json").touch()
+    assert called() == f"{tmp_path}/runs/{name} has come to its end\n"
 
 
 def strict(schema):
