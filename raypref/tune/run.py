@@ -19,6 +19,8 @@ from raypref.tune.directory import StudyDirectory
 from raypref.tune.report import table, write_best, write_study_report
 from raypref.tune.study import Study
 
+WIDE = 400
+"""Characters: figures are not cut off where the terminal, or a job's log, is narrower than their table."""
 NEEDED = ("pandas", "pyarrow", "tensorboardX")
 """What Ray Tune cannot be imported without, or writes its events with."""
 
@@ -90,7 +92,7 @@ def _run(directory: StudyDirectory) -> Path:
     for name, why in failures.items():
         warn(f"trial {name} has failed: {why}")
     trials = directory.trials(study)
-    Console().print(table(study, trials))
+    Console(width=max(Console().width, WIDE)).print(table(study, trials))
     ahead = contenders(study, trials)
     if ahead:
         write_best(study, directory, ahead[0])
