@@ -1,6 +1,7 @@
 """The roles as Ray actors, behind the verbs of `Runtime`."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -123,7 +124,8 @@ class RayRuntime(Runtime):
 
         report = self._use_answers(self._jobs.pop(iteration), learn)
         register = self.crew.register
-        self._metrics.updated(iteration, report, register.samplers(), self.pool.queued(), register.lost)
+        nodes = Counter(seat.whereabouts.node for seat in self.crew.at_work() if seat.whereabouts)
+        self._metrics.updated(iteration, report, register.samplers(), self.pool.queued(), register.lost, nodes)
         for old in [version for version in self._weights if version < iteration + 1 - self.experiment.run.lag]:
             del self._weights[old]
         return report
