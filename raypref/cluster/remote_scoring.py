@@ -22,9 +22,9 @@ from raypref.train.stopped import StoppedRun
 class RemoteScoring(Scoring):
     """Reward workers by their actors' names, those that are there taken in turn; where one fails, the next is asked.
 
-    A worker that dies starts again, where and when there is a place, and keeps nobody waiting who can ask another; one that is silent for `timeout` seconds is ended, and does too. One that raises
-    has answered, and stays: errors of rewards are caught within (`raypref.train.asked`), so this is the decoder's, or
-    a model that could not be loaded.
+    A worker that dies starts again, where and when there is a place, and keeps nobody waiting who can ask another; one
+    that is silent for `timeout` seconds is ended, and does too. One that raises has answered, and stays: errors of
+    rewards are caught within (`raypref.train.asked`), so this is the decoder's, or a model that could not be loaded.
     """
 
     def __init__(self, workers: list[str], timeout: float) -> None:

@@ -110,7 +110,7 @@ def test_a_file_does_not_take_the_place_of_the_resolved_config(toml, tmp_path, m
     Path("config.toml").write_text("[method]\nbeta = 7.0\n")
     folder = tmp_path / "travels"
     folder.mkdir()
-    with pytest.raises(ConfigError, match="--file config.toml: a file of that name travels anyway"):
+    with pytest.raises(ConfigError, match=r"--file config\.toml: a file of that name travels anyway"):
         training_job(elsewhere(toml), folder, [Path("config.toml")])
 
 

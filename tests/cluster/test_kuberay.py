@@ -63,7 +63,7 @@ def test_pods_have_what_ray_needs():
 
 
 def test_the_object_store_fits_into_shared_memory():
-    """Of its own accord Ray takes 30 % of a pod's memory, whatever /dev/shm holds, and a disk where that is too small."""
+    """Of its own accord Ray takes 30 % of a pod's memory, whatever /dev/shm holds, and a disk where that is small."""
     spec = CLUSTER["spec"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
