@@ -19,7 +19,8 @@ from raypref.tune.study import Study
 
 def rows(study: Study, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Header and a row a trial, those that came furthest first, of these the better first."""
-    rewards = list(trials[0].evaluations[-1].rewards) if trials and trials[0].evaluations else [study.metric]
+    judged = next((trial.evaluations[-1] for trial in trials if trial.evaluations), None)
+    rewards = list(judged.rewards) if judged else [study.metric]
     header = [
         "trial",
         *(axis.address for axis in study.axes),

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,16 @@ from raypref.train.guards import GuardStop
 from raypref.train.runtime import MAX_LOSSES
 from raypref.train.stopped import StoppedRun
 from raypref.tune.directory import StudyDirectory
+from raypref.tune.progress import HELDOUT, UNSCORED, Progress
 from raypref.tune.space import Axis, Point
 from raypref.tune.study import Study
 from raypref.tune.trial import run_trial
 
-HELDOUT = "heldout"
-"""What a trial reports is called so in Ray Tune."""
-UNSCORED = -1e30
-"""What is reported where no score is: below all scores. A NaN would neither be stopped nor count, and of infinities
-asha's quantiles come to NaN, which stop nobody."""
 SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a study as it ends a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are from where the user is
     "RAY_AIR_NEW_OUTPUT": "0",  # which tells of its own folders; the lines of `Progress` are enough
 }
-
-
-class NoRoom(StoppedRun):
-    """No trial has found a place."""
 
 
 def run_trials(study: Study, directory: StudyDirectory) -> dict[str, str]:
@@ -173,43 +164,3 @@ def _optuna(study: Study) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     return OptunaSearch(seed=study.settings.seed)
-
-
-class Progress(tune.Callback):
-    """A line for every evaluation, and patience that ends where no trial finds a place."""
-
-    def __init__(self, metric: str, timeout: float, bundles: list[dict[str, float]]) -> None:
-        self.metric, self.timeout, self.bundles = metric, timeout, bundles
-        self._waiting_since: float | None = None
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        now = time.monotonic()
-        if any(trial.status == "RUNNING" for trial in trials) or all(trial.is_finished() for trial in trials):
-            self._waiting_since = None
-            return
-        self._waiting_since = self._waiting_since or now
-        if now - self._waiting_since > self.timeout:
-            raise NoRoom(
-                f"no trial has found a place in {self.timeout:g} s. Each asks for a placement group of {self.bundles}; "
-                f"the cluster has {ray.cluster_resources()}, of which free: {ray.available_resources()}. Ask for less "
-                "in [cluster], or add nodes, and `raypref resume` the study"
-            )
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        say(f"trial {trial} starts")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        heldout = "not scored" if result[HELDOUT] == UNSCORED else f"{result[HELDOUT]:.4f}"
-        say(f"trial {trial}: {self.metric} {heldout} after {result['iteration']} iterations")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = 1 + sum(each.is_finished() for each in trials if each is not trial)
-        say(f"trial {trial} has ended, {ended} of {len(trials)} that have begun or wait")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        say(f"trial {trial} has failed")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_waiting_since": None}  # another process's clock
