@@ -150,9 +150,7 @@ class RayRuntime(Runtime):
             except AnswersLost as lost:
                 losses.append(str(lost))
                 logger.warning("answers were lost with the node that held them and are computed again: %s", lost)
-            for job in jobs:
-                job.result = None
-            self.pool.submit(jobs)
+            self.pool.again(jobs)
         raise Quarantined(f"the answers to {jobs[0].chunk.name} and others were lost again and again: {losses}")
 
     def _ask_learner(self, method: str, *arguments: Any, versions: Sequence[int] = ()) -> Any:
