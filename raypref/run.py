@@ -83,8 +83,8 @@ REJUDGEABLE = ("cluster", "evaluate", "run.heldout_prompts")
 
 
 def resume(path: Path, overrides: Sequence[str] = (), on_evaluation: Callable[[Evaluation], None] = nothing) -> Path:
-    """Continues a run from its newest good checkpoint, bit for bit. `overrides` may set what RESUMABLE names;
-    `on_evaluation` is called with every evaluation from there on.
+    """Continues a run from its newest good checkpoint, bit for bit, or, where it was ended before the first, from the
+    beginning. `overrides` may set what RESUMABLE names; `on_evaluation` is called with every evaluation from there on.
 
     Raises:
         ConfigError: where there is nothing to continue, an override would change what was computed, or another process
@@ -108,11 +108,14 @@ def _resume(path: Path, overrides: Sequence[str], on_evaluation: Callable[[Evalu
         )
     check_checkpoint_folder(experiment)
     state = _newest_state(directory, experiment)
-    if state is None:
+    if state is None and directory.rows(directory.metrics):
         raise ConfigError(
-            f"run directory {path}: it has no checkpoint yet in {directory.checkpoints(experiment)}; start again with "
-            "`raypref train --overwrite`"
+            f"run directory {path}: its checkpoints are not in {directory.checkpoints(experiment)}; put them back, or "
+            "start again with `raypref train --overwrite`"
         )
+    if state is None:
+        warn("it has no checkpoint yet: the run begins anew, with the same numbers")
+        return _run(experiment, path, lambda: directory.rewound(experiment, -1), None, on_evaluation)
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
         more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
         raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")

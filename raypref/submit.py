@@ -60,5 +60,7 @@ def _copy(files: Sequence[Path], folder: Path) -> None:
         if file.is_absolute() or ".." in file.parts or not file.is_file():
             raise ConfigError(f"--file {file}: name one below the working directory; the job finds it under that name")
         target = folder / file
+        if target.exists():
+            raise ConfigError(f"--file {file}: a file of that name travels anyway, made of the config; rename yours")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)

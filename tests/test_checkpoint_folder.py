@@ -95,8 +95,19 @@ def test_resuming_without_a_good_checkpoint_lists_the_bad_ones(tmp_path):
             command(directory.path)
     for path in checkpoints(place):
         path.delete("SHA256SUMS")
-    with pytest.raises(ConfigError, match=r"it has no checkpoint yet in .*/mine/checkpoints; start again"):
+    with pytest.raises(ConfigError, match=r"its checkpoints are not in .*/mine/checkpoints; put them"):
         resume(directory.path)
+
+
+def test_a_run_that_was_ended_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
+    whole = RunDirectory(train(plan(tmp_path / "whole")))
+    half = RunDirectory.create(plan(tmp_path))  # and killed between its first evaluation and the checkpoint after it
+    half.evaluations.write_text(whole.evaluations.read_text().splitlines(keepends=True)[0])
+    resume(half.path)
+    assert "it has no checkpoint yet: the run begins anew" in capsys.readouterr().err
+    for file in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (half.path / file).read_bytes() == (whole.path / file).read_bytes()
+    assert half.summary.exists()
 
 
 def command(monkeypatch, *words: str) -> int:

@@ -3,6 +3,10 @@
 # started again by themselves.
 set -euo pipefail
 config=$1 folder=$2 name=$3
+if [ -e "$folder/$name/summary.json" ]; then   # its cluster was lost just after its end
+  echo "$folder/$name has come to its end"
+  exit 0
+fi
 if [ -e "$folder/$name/config.toml" ]; then
   exec raypref resume "$folder/$name"
 fi

@@ -105,6 +105,9 @@ class LearnerGroup:
     def _or_lost(self, answer: Callable[[], Found]) -> Found:
         try:
             return answer()
+        except LearnerLost:  # the pool, for weights that are gone: the ranks may still be at what they were asked
+            self.lost = True
+            raise
         except (RayActorError, ObjectLostError, GetTimeoutError, Silence, RankLost) as problem:
             self.lost = True
             who, why = self._blame(problem)

@@ -19,11 +19,12 @@ GAUGES = {
     "iteration": "Finished iterations.",
     "staleness": "Iterations between the weights that the last rollouts were drawn with and the newest.",
     "samplers": "Mean number of samplers at work in the last iteration.",
+    "samplers_on_node": "Samplers at work on a node, at the end of an iteration.",
     "queued_chunks": "Chunks that no sampler has begun, at the end of an iteration.",
     "idle_share": "Share of the last iteration that the workers of a role had nothing to do; not after an evaluation.",
 }
-BY_ROLE = ("failures", "idle_share")
-"""Those with a tag `role` beside `run`."""
+TAGS = {"failures": "role", "idle_share": "role", "samplers_on_node": "node"}
+"""What a metric is told apart by, beside `run`."""
 
 
 def published(name: str) -> str:
@@ -36,9 +37,10 @@ class RunMetrics:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self._ended, self._lost = experiment, 0.0, dict[str, int]()
+        self._nodes = set[str]()
 
         def tags(name: str) -> tuple[str, ...]:
-            return ("run", "role") if name in BY_ROLE else ("run",)
+            return ("run", TAGS[name]) if name in TAGS else ("run",)
 
         run = {"run": experiment.run.name}
         self._counters = {
@@ -49,10 +51,16 @@ class RunMetrics:
         }
 
     def updated(
-        self, iteration: int, report: UpdateReport, samplers: float, queued: int, lost: Mapping[str, int]
+        self,
+        iteration: int,
+        report: UpdateReport,
+        samplers: float,
+        queued: int,
+        lost: Mapping[str, int],
+        nodes: Mapping[str, int],
     ) -> None:
         """After an iteration, at which `samplers` have worked on average; `lost` are the workers lost since the start
-        of the run, by role."""
+        of the run, by role, `nodes` the samplers that are at work now, by the address of their node."""
         done, ended = iteration + 1, time.perf_counter()
         self._count("pairs", report.pairs)
         self._count("syncs", report.syncs)
@@ -64,6 +72,9 @@ class RunMetrics:
         self._gauges["staleness"].set(iteration - self.experiment.policy_version(iteration))
         self._gauges["samplers"].set(samplers)
         self._gauges["queued_chunks"].set(queued)
+        self._nodes.update(nodes)
+        for node in self._nodes:  # a gauge goes on telling what it was told last, of nodes that have gone, too
+            self._gauges["samplers_on_node"].set(nodes.get(node, 0), {"node": node})
         if self._ended:
             seconds = ended - self._ended
             timing = {"iteration": done, "seconds": seconds, "samplers": samplers, "busy_seconds": report.seconds}

@@ -69,6 +69,10 @@ class Places:
         now = time.monotonic()
         return [self._bundles[actor] for actor, since in self._waiting.items() if now - since >= FIRST_WORD]
 
+    def alive(self) -> frozenset[str]:
+        """The nodes that are there."""
+        return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
     def able(self, bundle: Bundle) -> list[dict[str, Any]]:
         """The nodes that could hold such a worker if they were empty."""
         nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.draining]

@@ -97,6 +97,14 @@ class Pool:
         self._queue.extend(jobs)
         self._feed()
 
+    def again(self, jobs: list[Job]) -> None:
+        """Queues those once more whose answers went with their node; where no node has gone, all."""
+        alive = self.crew.places.alive()
+        lost = [job for job in jobs if job.node not in alive] or jobs
+        for job in lost:
+            job.result = None
+        self.submit(lost)
+
     def forget(self) -> None:
         """Drops all jobs. Those at work come to their end, which nobody awaits."""
         self._queue.clear()

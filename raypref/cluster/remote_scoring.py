@@ -1,6 +1,8 @@
 """A sampler's way to the reward workers."""
 
 import itertools
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -18,16 +20,19 @@ from raypref.train.stopped import StoppedRun
 
 
 class RemoteScoring(Scoring):
-    """Reward workers by their actors' names, taken in turn; where one fails, the next is asked.
+    """Reward workers by their actors' names, those that are there taken in turn; where one fails, the next is asked.
 
-    A worker that dies starts again; one that is silent for `timeout` seconds is ended, and does too. One that raises
-    has answered, and stays: errors of rewards are caught within (`raypref.train.asked`), so this is the decoder's, or
-    a model that could not be loaded.
+    A worker that dies starts again, where and when there is a place, and keeps nobody waiting who can ask another; one
+    that is silent for `timeout` seconds is ended, and does too. One that raises has answered, and stays: errors of
+    rewards are caught within (`raypref.train.asked`), so this is the decoder's, or a model that could not be loaded.
     """
 
     def __init__(self, workers: list[str], timeout: float) -> None:
-        self.turns, self.timeout = itertools.cycle([ray.get_actor(name) for name in workers]), timeout
+        self.workers, self.timeout = [ray.get_actor(name) for name in workers], timeout
+        self._turns = itertools.cycle(self.workers)
         self._whereabouts: dict[Any, Whereabouts] = {}
+        self._coming: dict[Any, tuple[Any, float]] = {}
+        """Who is on the way (back): see `_announced`."""
         self._incidents: list[Change] = []
 
     def score(self, request: ScoreRequest) -> Scores:
@@ -50,7 +55,7 @@ class RemoteScoring(Scoring):
         packed, losses = pack(request), list[str]()
         kind: Kind
         while len(losses) < MAX_LOSSES:
-            worker, place = next(self.turns), None
+            worker, place = self._turn(), None
             try:
                 place = self._find(worker)
                 return unpack(ray.get(getattr(worker, method).remote(packed), timeout=self.timeout))
@@ -76,12 +81,36 @@ class RemoteScoring(Scoring):
             "again.\n" + "\n".join(losses)
         )
 
-    def _find(self, worker: Any) -> Whereabouts:
-        """Where a worker is; waits for one that is on its way back."""
-        if worker not in self._whereabouts:
+    def _turn(self) -> Any:
+        """The next worker of those that are there; where none is, whoever is there first. One that has been on its way
+        for too long has its turn, too, to be found out."""
+        coming = {worker: self._announced(worker) for worker in self.workers if worker not in self._whereabouts}
+        arrived = _arrived(coming, len(coming), 0.0)
+        for worker, (_, deadline) in coming.items():
+            if worker not in arrived and time.monotonic() >= deadline:
+                return worker
+        there = [worker for worker in self.workers if worker not in coming or worker in arrived]
+        there = there or _arrived(coming, 1, self.timeout) or self.workers
+        return next(worker for worker in self._turns if worker in there)
+
+    def _announced(self, worker: Any) -> tuple[Any, float]:
+        """The answer that a worker gives once it has started, and when it is taken for hung."""
+        announced = self._coming.get(worker)
+        if announced is None:
             answer = worker.ready.options(max_task_retries=-1).remote()
-            self._whereabouts[worker] = ray.get(answer, timeout=self.timeout)
-        return self._whereabouts[worker]
+            announced = self._coming[worker] = answer, time.monotonic() + self.timeout
+        return announced
+
+    def _find(self, worker: Any) -> Whereabouts:
+        """Where a worker is; waits for one that is on its way."""
+        place = self._whereabouts.get(worker)
+        if place is None:
+            answer, deadline = self._announced(worker)
+            try:
+                place = self._whereabouts[worker] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+            finally:
+                self._coming.pop(worker, None)
+        return place
 
     def _forget(self, worker: Any, place: Whereabouts | None) -> bool:
         """Whether nobody has found before that the worker is lost: a sampler has jobs side by side."""
@@ -89,3 +118,12 @@ class RemoteScoring(Scoring):
         if first:
             self._whereabouts.pop(worker, None)
         return first
+
+
+def _arrived(coming: Mapping[Any, tuple[Any, float]], number: int, timeout: float) -> list[Any]:
+    """Up to `number` of those on their way, who have answered within `timeout` seconds."""
+    answers = {answer: worker for worker, (answer, _) in coming.items()}
+    if not answers:
+        return []
+    ready, _ = ray.wait(list(answers), num_returns=number, timeout=timeout)
+    return [answers[answer] for answer in ready]

@@ -49,6 +49,7 @@ def group_bundles(cluster: ClusterConfig, num_threads: int) -> list[GroupBundle]
     bundles = placement(cluster)
     learner = dict(bundles[0].labels)  # the loop, too, had better not be on a node that may go
     if cluster.runtime == "local":  # one process plays all roles
-        return [({"CPU": float(num_threads), "GPU": cluster.learner_gpus}, learner)]
+        memory = bundles[0].memory
+        return [({"CPU": float(num_threads), "GPU": cluster.learner_gpus, "memory": float(memory)}, learner)]
     workers = [(each.resources(), dict(each.labels)) for each in bundles for _ in range(each.least) if each.resources()]
     return [(DRIVER, learner), *workers]

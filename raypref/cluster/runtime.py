@@ -1,6 +1,7 @@
 """The roles as Ray actors, behind the verbs of `Runtime`."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -123,7 +124,8 @@ class RayRuntime(Runtime):
 
         report = self._use_answers(self._jobs.pop(iteration), learn)
         register = self.crew.register
-        self._metrics.updated(iteration, report, register.samplers(), self.pool.queued(), register.lost)
+        nodes = Counter(seat.whereabouts.node for seat in self.crew.at_work() if seat.whereabouts)
+        self._metrics.updated(iteration, report, register.samplers(), self.pool.queued(), register.lost, nodes)
         for old in [version for version in self._weights if version < iteration + 1 - self.experiment.run.lag]:
             del self._weights[old]
         return report
@@ -148,9 +150,7 @@ class RayRuntime(Runtime):
             except AnswersLost as lost:
                 losses.append(str(lost))
                 logger.warning("answers were lost with the node that held them and are computed again: %s", lost)
-            for job in jobs:
-                job.result = None
-            self.pool.submit(jobs)
+            self.pool.again(jobs)
         raise Quarantined(f"the answers to {jobs[0].chunk.name} and others were lost again and again: {losses}")
 
     def _ask_learner(self, method: str, *arguments: Any, versions: Sequence[int] = ()) -> Any:

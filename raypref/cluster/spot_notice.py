@@ -20,10 +20,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
+DRAIN_SECONDS = 60.0
+UNREADABLE = (OSError, HTTPException, LookupError, ValueError)
+"""What a question ends with that is not answered, or not as it should be."""
 
 
 class Cloud(ABC):
@@ -72,24 +76,35 @@ CLOUDS: dict[str, type[AWS] | type[GCP]] = {"aws": AWS, "gcp": GCP}
 
 
 def watch(cloud: Cloud, drain: Callable[[float], None], every: float) -> None:
-    """Asks every few seconds, and returns once the end of the node was announced and Ray has been told."""
+    """Asks every few seconds, and returns once the end of the node was announced and Ray has been told. What fails is
+    tried again: nobody else would tell."""
     while True:
         try:
             seconds = cloud.seconds_left()
-        except OSError as problem:
-            logger.warning("no answer from the metadata service: %s", problem)
+        except UNREADABLE as problem:
+            logger.warning("no answer from the metadata service: %r", problem)
             seconds = None
-        if seconds is not None:
-            drain(seconds)
+        if seconds is not None and _told(drain, seconds):
             return
         time.sleep(every)
+
+
+def _told(drain: Callable[[float], None], seconds: float) -> bool:
+    try:
+        drain(seconds)
+    except (OSError, subprocess.SubprocessError) as problem:
+        logger.warning("this node goes in %.0f s, and Ray could not be told: %s", seconds, problem)
+        return False
+    logger.info("this node goes in %.0f s; Ray has been told", seconds)
+    return True
 
 
 def drain_this_node(seconds: float) -> None:
     """Has Ray place nothing new here; what runs here goes on until the node is gone."""
     command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "the cloud takes this spot node away"]
-    subprocess.run([*command, "--deadline-remaining-seconds", str(int(seconds))], check=True)
+    command += ["--deadline-remaining-seconds", str(int(seconds))]
+    subprocess.run(command, check=True, timeout=DRAIN_SECONDS)
 
 
 def _ask(address: str, headers: Mapping[str, str], method: str = "GET") -> str:
@@ -103,6 +118,7 @@ def main() -> None:
     parser.add_argument("cloud", choices=CLOUDS)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two questions")
     chosen = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     watch(CLOUDS[chosen.cloud](), drain_this_node, chosen.every)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,15 +48,22 @@ def contenders(study: Study, trials: Sequence[Trial]) -> list[Contender]:
     """
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
-        groups[json.dumps(_without_seed(trial.point))].append(trial)
+        groups[_settings(trial.point)].append(trial)
+    planned = Counter(_settings(point) for point in (study.points() or {}).values())
     found = [
         Contender(_without_seed(group[0].point), tuple(group), min(trial.evaluations[-1].iteration for trial in group))
-        for group in groups.values()
-        if all(trial.evaluations for trial in group)
+        for settings, group in groups.items()
+        if len(group) >= planned[settings] and all(trial.evaluations for trial in group)
     ]
     furthest = max((each.iteration for each in found), default=0)
     ahead = [each for each in found if each.iteration == furthest]
     return sorted(ahead, key=lambda each: each.heldout(study.metric), reverse=True)
+
+
+def _settings(point: Point) -> str:
+    """What trials that differ by their seeds have in common. A trial's own config has 1.0 where the study says 1."""
+    plain = {address: float(value) if type(value) is int else value for address, value in point.items()}
+    return json.dumps(_without_seed(plain))
 
 
 def _without_seed(point: Point) -> Point:

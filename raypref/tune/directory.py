@@ -1,5 +1,6 @@
 """The directory of a study: its config, its trials, which are run directories, and what came out."""
 
+import copy
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import tomli_w
 
 from raypref.checks import ConfigError
-from raypref.config import read_toml
+from raypref.config import Table, read_toml, resolved
 from raypref.evaluate.heldout import Evaluation
 from raypref.run_directory import RunDirectory, portable, replace_text, write_prompts
 from raypref.train.experiment import Experiment
@@ -69,7 +70,7 @@ class StudyDirectory:
         unfinished.path.mkdir(parents=True)
         write_prompts(study.base, unfinished.path)
         searched = {axis.address: {axis.kind: list(axis.values)} for axis in study.axes}
-        replace_text(unfinished.config, tomli_w.dumps(portable(study.base) | {"tune": vars(study.settings) | searched}))
+        replace_text(unfinished.config, tomli_w.dumps(_carried(study) | {"tune": vars(study.settings) | searched}))
         os.replace(unfinished.path, self.path)
 
     def study(self) -> Study:
@@ -95,10 +96,26 @@ class StudyDirectory:
         return study.experiment(point, *words(place))
 
     def trials(self, study: Study) -> list[Trial]:
-        """Every trial that has begun, by name."""
-        made = [path.parent for path in sorted(self.path.glob("*/config.toml")) if path.parent.name[0] != "."]
+        """Every trial that has begun, and those that failed before they had a directory, by name."""
+        made = [path.parent for path in self.path.glob("*/config.toml") if path.parent.name[0] != "."]
         failures = json.loads(self.failures.read_text()) if self.failures.exists() else {}
-        return [_trial(study, run, failures.get(run.path.name)) for run in map(RunDirectory, made)]
+        found = {run.path.name: _trial(study, run, failures.get(run.path.name)) for run in map(RunDirectory, made)}
+        for name, point in (study.points() or {}).items():
+            if name in failures and name not in found:
+                found[name] = Trial(name, point, (), {}, failures[name])
+        return [found[name] for name in sorted(found)]
+
+
+def _carried(study: Study) -> Table:
+    """The config in its own words, found from the study's folder. What it leaves unsaid stays so: a trial of another
+    method or reward has that one's defaults, not those of the config's."""
+    tables = copy.deepcopy(study.tables)
+    written = resolved(study.base)
+    for section, keys in portable(study.base).items():
+        moved = {key: value for key, value in keys.items() if value != written[section].get(key)}
+        if moved:
+            tables[section] = tables.get(section, {}) | moved
+    return tables
 
 
 def _trial(study: Study, run: RunDirectory, failure: str | None) -> Trial:

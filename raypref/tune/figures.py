@@ -24,7 +24,7 @@ def draw_curves(study: Study, trials: Sequence[Trial]) -> Figure:
         axes.plot(at, [each.mean for each in estimates], color=colour, marker=".", label=_label(study, trial))
         axes.errorbar(at[-1], estimates[-1].mean, estimates[-1].standard_error, color=colour, capsize=3)
     axes.set(xlabel="iteration", ylabel=f"held-out {study.metric}")
-    _legend(axes)
+    _legend(axes, study)
     return drawing
 
 
@@ -41,7 +41,7 @@ def draw_tradeoffs(study: Study, trials: Sequence[Trial]) -> Figure:
     left.set(xlabel="KL to the reference", ylabel=f"held-out {study.metric}")
     left.set_xscale("symlog", linthresh=_smallest(trials))
     right.set(xlabel="diversity")
-    _legend(right)
+    _legend(right, study)
     left.spines[["top", "right"]].set_visible(False)
     return drawing
 
@@ -107,7 +107,8 @@ def _label(study: Study, trial: Trial) -> str:
     return ", ".join(figure(trial.point[axis.address]) for axis in study.axes if axis.address != SEED) or trial.name
 
 
-def _legend(axes: Axes) -> None:
-    """One entry a label."""
+def _legend(axes: Axes, study: Study) -> None:
+    """One entry a label, under the names of what was searched."""
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    legends(axes, handles=list(found.values()), labels=list(found))
+    names = ", ".join(axis.address for axis in study.axes if axis.address != SEED)
+    legends(axes, handles=list(found.values()), labels=list(found), title=names, title_fontsize=8)

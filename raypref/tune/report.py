@@ -8,7 +8,6 @@ from pathlib import Path
 import tomli_w
 from rich.table import Table
 
-from raypref.config import apply_overrides
 from raypref.report import figure_section, page
 from raypref.run_directory import portable, replace_text
 from raypref.tune.choose import SEED, Contender, contenders, figure
@@ -20,7 +19,8 @@ from raypref.tune.study import Study
 
 def rows(study: Study, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """Header and a row a trial, those that came furthest first, of these the better first."""
-    rewards = list(trials[0].evaluations[-1].rewards) if trials and trials[0].evaluations else [study.metric]
+    judged = next((trial.evaluations[-1] for trial in trials if trial.evaluations), None)
+    rewards = list(judged.rewards) if judged else [study.metric]
     header = [
         "trial",
         *(axis.address for axis in study.axes),
@@ -62,10 +62,9 @@ def table(study: Study, trials: Sequence[Trial]) -> Table:
 
 def write_best(study: Study, directory: StudyDirectory, best: Contender) -> None:
     """The best settings as a config that `raypref train` takes, beside the prompts it names."""
-    name = f"{study.base.run.name}-best"
-    tables = apply_overrides(portable(study.base), [*words(best.point), *words({"run.name": name})])
+    found = study.experiment(best.point, *words({"run.name": f"{study.base.run.name}-best"}))
     comment = f"# {best.describe(study.metric)}\n\n"
-    replace_text(directory.best, comment + tomli_w.dumps(tables))
+    replace_text(directory.best, comment + tomli_w.dumps(portable(found)))
 
 
 CURVE_NOTE = (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raypref.checks import ConfigError, check_checkpoint_folder
+from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
+from raypref.cluster.connect import in_job_folder
 from raypref.lock import locked
 from raypref.progress import say, warn
 from raypref.run_directory import replace_text
@@ -18,6 +19,8 @@ from raypref.tune.directory import StudyDirectory
 from raypref.tune.report import table, write_best, write_study_report
 from raypref.tune.study import Study
 
+WIDE = 400
+"""Characters: figures are not cut off where the terminal, or a job's log, is narrower than their table."""
 NEEDED = ("pandas", "pyarrow", "tensorboardX")
 """What Ray Tune cannot be imported without, or writes its events with."""
 
@@ -26,10 +29,12 @@ def tune(study: Study, overwrite: bool = False) -> Path:
     """Runs every trial of a study, and writes what came out. Returns its directory.
 
     Raises:
-        ConfigError: where a study of that name exists and may not be overwritten, a package is missing, or another
-            process is at it.
+        ConfigError: where a study of that name exists and may not be overwritten, a package is missing, another
+            process is at it, or what comes out would go away with the job that this is.
     """
     directory = StudyDirectory.planned(study)
+    if in_job_folder():
+        check_outlives_job(study.base)
     with locked(directory.path):
         _check_installed(study)
         check_checkpoint_folder(study.base)
@@ -87,7 +92,7 @@ def _run(directory: StudyDirectory) -> Path:
     for name, why in failures.items():
         warn(f"trial {name} has failed: {why}")
     trials = directory.trials(study)
-    Console().print(table(study, trials))
+    Console(width=max(Console().width, WIDE)).print(table(study, trials))
     ahead = contenders(study, trials)
     if ahead:
         write_best(study, directory, ahead[0])

@@ -1,16 +1,19 @@
 """The trials of a study on Ray Tune, each in a placement group of its own. Imported where Ray Tune is installed."""
 
+import json
 import math
 import os
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from raypref.checks import ConfigError
 from raypref.cluster.connect import connect
 from raypref.cluster.reserved import GroupBundle, group_bundles
 from raypref.evaluate.heldout import Evaluation
@@ -19,20 +22,16 @@ from raypref.train.guards import GuardStop
 from raypref.train.runtime import MAX_LOSSES
 from raypref.train.stopped import StoppedRun
 from raypref.tune.directory import StudyDirectory
+from raypref.tune.progress import HELDOUT, UNSCORED, Progress
 from raypref.tune.space import Axis, Point
 from raypref.tune.study import Study
 from raypref.tune.trial import run_trial
 
-HELDOUT = "heldout"
-"""What a trial reports is called so in Ray Tune."""
 SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a study as it ends a run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are from where the user is
+    "RAY_AIR_NEW_OUTPUT": "0",  # which tells of its own folders; the lines of `Progress` are enough
 }
-
-
-class NoRoom(StoppedRun):
-    """No trial has found a place."""
 
 
 def run_trials(study: Study, directory: StudyDirectory) -> dict[str, str]:
@@ -51,7 +50,14 @@ def run_trials(study: Study, directory: StudyDirectory) -> dict[str, str]:
     finally:
         if owns_cluster:
             ray.shutdown()
-    return {Path(found.path).name: str(found.error).strip().splitlines()[-1] for found in results if found.error}
+    return {Path(found.path).name: reason(found.error) for found in results if found.error}
+
+
+def reason(error: Exception) -> str:
+    """Why a trial has failed, on one line: of what the run says of itself the first, which names it."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    line = next(iter(str(cause).strip().splitlines()), "")
+    return line if isinstance(cause, ConfigError | StoppedRun | RayError) else f"{type(cause).__name__}: {line}"
 
 
 def trainable(path: Path, points: dict[str, Point] | None) -> Callable[[dict[str, Any]], None]:
@@ -65,8 +71,7 @@ def trainable(path: Path, points: dict[str, Point] | None) -> Callable[[dict[str
 
         def tell(evaluation: Evaluation) -> None:
             heldout = evaluation.rewards[study.metric].mean
-            # A NaN would neither be stopped nor count.
-            tune.report({"iteration": evaluation.iteration, HELDOUT: -math.inf if math.isnan(heldout) else heldout})
+            tune.report({"iteration": evaluation.iteration, HELDOUT: UNSCORED if math.isnan(heldout) else heldout})
 
         try:
             run_trial(directory.experiment(study, name, points[name] if points else config), tell)
@@ -81,9 +86,10 @@ def _tuner(study: Study, directory: StudyDirectory, bundles: list[GroupBundle]) 
     resources, labels = [each for each, _ in bundles], [each for _, each in bundles]
     group = tune.PlacementGroupFactory(resources, bundle_label_selector=labels)
     runnable = tune.with_resources(trainable(directory.path, points), group)
-    if tune.Tuner.can_restore(str(place)):
+    if has_state(place):
         return tune.Tuner.restore(str(place), runnable, resume_errored=True)
     # Without a state of Ray Tune's, which a kill at the very start prevents, trials still go on from their directories.
+    shutil.rmtree(place, ignore_errors=True)
     return tune.Tuner(
         runnable,
         param_space=_space(study, points),
@@ -105,6 +111,17 @@ def _tuner(study: Study, directory: StudyDirectory, bundles: list[GroupBundle]) 
             verbose=0,
         ),
     )
+
+
+def has_state(place: Path) -> bool:
+    """Whether Ray Tune has left a state that it can go on from. It writes in place: of one that a kill has torn, which
+    it would take for none and begin again with nothing to search, the one before is taken."""
+    for file in place.glob("experiment_state-*.json"):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            file.unlink()
+    return any(place.glob("experiment_state-*.json"))
 
 
 def _space(study: Study, points: dict[str, Point] | None) -> dict[str, Any]:
@@ -147,42 +164,3 @@ def _optuna(study: Study) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     return OptunaSearch(seed=study.settings.seed)
-
-
-class Progress(tune.Callback):
-    """A line for every evaluation, and patience that ends where no trial finds a place."""
-
-    def __init__(self, metric: str, timeout: float, bundles: list[dict[str, float]]) -> None:
-        self.metric, self.timeout, self.bundles = metric, timeout, bundles
-        self._waiting_since: float | None = None
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        now = time.monotonic()
-        if any(trial.status == "RUNNING" for trial in trials) or all(trial.is_finished() for trial in trials):
-            self._waiting_since = None
-            return
-        self._waiting_since = self._waiting_since or now
-        if now - self._waiting_since > self.timeout:
-            raise NoRoom(
-                f"no trial has found a place in {self.timeout:g} s. Each asks for a placement group of {self.bundles}; "
-                f"the cluster has {ray.cluster_resources()}, of which free: {ray.available_resources()}. Ask for less "
-                "in [cluster], or add nodes, and `raypref resume` the study"
-            )
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        say(f"trial {trial} starts")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        say(f"trial {trial}: {self.metric} {result[HELDOUT]:.4f} after {result['iteration']} iterations")
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ended = sum(each.is_finished() for each in trials)
-        say(f"trial {trial} has ended, {ended} of {len(trials)} that have begun or wait")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        say(f"trial {trial} has failed")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_waiting_since": None}  # another process's clock

@@ -89,23 +89,25 @@ def test_nobody_without_the_token_gets_in(cluster):
 
 RECORD = """#!/bin/bash
 echo "$(basename "$0") $*" >> "$HOME/calls"
+if [ "$*" = "apt-get update -q" ] && mkdir "$HOME/locked" 2> /dev/null; then exit 100; fi
 if [ "$*" = "-m venv $HOME/venv" ]; then mkdir -p "$HOME/venv/bin"; cp "$0" "$HOME/venv/bin/pip"; fi
 [ "$(basename "$0")" != mountpoint ]
 """
 
 
 def test_a_node_is_set_up_with_this_project_and_the_disk(tmp_path):
-    """Every command but bash's own only notes how it was called."""
-    for name in ("sudo", "mountpoint", "python3"):
+    """Every command but bash's own only notes how it was called; apt's lists are locked at first."""
+    for name in ("sudo", "mountpoint", "python3", "sleep"):
         (tmp_path / name).write_text(RECORD)
         (tmp_path / name).chmod(0o755)
     environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin", "USER": "ubuntu"}
-    command = ["bash", "deploy/nodes/setup.sh", "10.0.0.2:/raypref", "boto3"]
+    command = ["bash", "deploy/nodes/setup.sh", "10.0.0.2:/raypref"]
     subprocess.run(command, check=True, env=environment)
     calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[:3] == ["sudo apt-get update -q", "sleep 10", "sudo apt-get update -q"]
     assert "sudo mount -t nfs -o hard,noresvport 10.0.0.2:/raypref /mnt/raypref" in calls
     project = Path.cwd()
-    assert calls[-1] == f"pip install --quiet --constraint {project}/constraints.txt --editable {project} boto3"
+    assert calls[-1] == f"pip install --quiet --constraint {project}/constraints.txt --editable {project}"
     assert (project / "constraints.txt").is_file()
     (tmp_path / "venv/bin/activate").write_text("PATH=$HOME/venv/bin:$PATH\n")
     command = ["bash", "-c", ". deploy/nodes/environment.sh && env"]

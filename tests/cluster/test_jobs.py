@@ -105,6 +105,15 @@ def test_a_file_that_cannot_travel_is_refused(toml, tmp_path, file):
         training_job(elsewhere(toml), tmp_path, [Path(file)])
 
 
+def test_a_file_does_not_take_the_place_of_the_resolved_config(toml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.toml").write_text("[method]\nbeta = 7.0\n")
+    folder = tmp_path / "travels"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"--file config\.toml: a file of that name travels anyway"):
+        training_job(elsewhere(toml), folder, [Path("config.toml")])
+
+
 def test_a_relative_run_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="name an absolute path"):
         resuming_job(Path("runs/x"), tmp_path)

@@ -62,6 +62,21 @@ def test_pods_have_what_ray_needs():
             assert isinstance(value, str)
 
 
+def test_the_object_store_fits_into_shared_memory():
+    """Of its own accord Ray takes 30 % of a pod's memory, whatever /dev/shm holds, and a disk where that is small."""
+    spec = CLUSTER["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (shm,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume)
+        store = int(group["rayStartParams"]["object-store-memory"])
+        memory = pod["containers"][0]["resources"]["limits"]["memory"]
+        assert gibibytes(shm) / 2 < store < gibibytes(shm) < gibibytes(memory) / 2
+
+
+def gibibytes(amount):
+    return int(amount.removesuffix("Gi")) * 2**30
+
+
 def storage():
     claim = yaml.safe_load((FOLDER / "storage.yaml").read_text())
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -87,6 +102,8 @@ def test_the_image_takes_what_exists_and_docker_sees():
         assert Path(name).exists(), name
         assert f"!{name}" in seen
     assert "--constraint constraints.txt --editable ." in dockerfile
+    # WORKDIR alone would make it root's, and pip, which is not root there, notes in it what it installs.
+    assert re.search(r"^RUN mkdir (\S+)\nWORKDIR \1$", dockerfile, re.MULTILINE)
 
 
 def test_the_jobs_command_trains_and_later_goes_on(tmp_path):
@@ -106,6 +123,8 @@ def test_the_jobs_command_trains_and_later_goes_on(tmp_path):
     (tmp_path / "runs" / name).mkdir(parents=True)
     (tmp_path / "runs" / name / "config.toml").touch()
     assert called() == f"resume {tmp_path}/runs/{name}\n"
+    (tmp_path / "runs" / name / "summary.json").touch()
+    assert called() == f"{tmp_path}/runs/{name} has come to its end\n"
 
 
 def strict(schema):

@@ -102,6 +102,18 @@ def test_a_learner_that_hangs_is_lost(ray_cluster, tmp_path):
     assert group.lost
 
 
+def test_ranks_that_are_at_work_when_their_weights_are_gone_are_not_asked_again(ray_cluster, monkeypatch, tmp_path):
+    group = group_of(Stub, "dies", str(tmp_path), 0)
+
+    def lose(references, name):
+        raise LearnerLost("the weights went with the node that held them")
+
+    monkeypatch.setattr(group.pool, "wait_others", lose)
+    with pytest.raises(LearnerLost, match="the weights went"):
+        group.ask("ready")
+    assert group.lost
+
+
 @pytest.fixture(scope="module")
 def pair(ray_cluster):
     """Two ranks, restarted by every test that loses them."""

@@ -27,6 +27,8 @@ def test_the_dashboard_draws_every_metric_and_no_other():
     for query in queries:
         assert query.count("(") == query.count(")")
         assert 'run=~"$run"' in query
+        # It begins with the first failure: an increase over time would never show that one.
+        assert published("failures") not in query or "increase" not in query
         assert all(name.endswith("_total") for name in re.findall(r"(?:rate|increase)\((\w+)", query))
     (variable,) = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "run"]
     assert variable["query"]["query"] == f"label_values({published('iteration')}, run)"
@@ -57,7 +59,7 @@ class Kept:
     def set(self, amount, tags=None):
         all_tags = self.tags | (tags or {})
         assert set(all_tags) == self.keys
-        self.written[self.name, all_tags.get("role")].append(amount)
+        self.written[self.name, all_tags.get("role", all_tags.get("node"))].append(amount)
 
 
 @pytest.fixture
@@ -82,11 +84,11 @@ def test_what_an_iteration_counts(experiment, written, monkeypatch):
     run = RunConfig(name="counted", prompts_per_iteration=2, chunk_size=1, lag=1)
     metrics = RunMetrics(experiment(run=run, cluster=ClusterConfig(samplers=2)))
     lost = {"sampler": 1}
-    metrics.updated(0, report(failures={"timed out": 3}), 2.0, 4, lost)
+    metrics.updated(0, report(failures={"timed out": 3}), 2.0, 4, lost, {"10.0.0.1": 2})
     assert ("raypref_idle_share", "samplers") not in written
     lost["sampler"] = 3
     now[0] += 10
-    metrics.updated(1, report(pairs=0), 0.25, 0, lost)
+    metrics.updated(1, report(pairs=0), 0.25, 0, lost, {"10.0.0.2": 1})
     assert written["raypref_pairs", None] == [6]
     assert written["raypref_syncs", None] == [2, 2]
     assert written["raypref_sync_seconds", None] == [0.5, 0.5]
@@ -96,6 +98,8 @@ def test_what_an_iteration_counts(experiment, written, monkeypatch):
     assert written["raypref_staleness", None] == [0, 1]
     assert written["raypref_samplers", None] == [2.0, 0.25]
     assert written["raypref_queued_chunks", None] == [4, 0]
+    assert written["raypref_samplers_on_node", "10.0.0.1"] == [2, 0]  # which has gone
+    assert written["raypref_samplers_on_node", "10.0.0.2"] == [1]
     assert written["raypref_idle_share", "learner"] == [1.0]
     assert written["raypref_idle_share", "samplers"] == [pytest.approx(1 - 0.5 / (0.25 * 10))]  # of those that came
 

@@ -184,6 +184,17 @@ def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_only_what_went_with_a_node_is_done_again(ray_cluster):
+    pool = pool_of(1)
+    pool.submit(work := jobs(3))
+    before = pool.wait_jobs(work)
+    work[1].node = "one that has gone"
+    pool.again(work)
+    assert [old is new for old, new in zip(before, pool.wait_jobs(work), strict=True)] == [True, False, True]
+    pool.again(work)  # where nothing is known to have gone, everything is doubted
+    assert not set(before) & set(pool.wait_jobs(work))
+
+
 def test_a_run_that_stops_itself_says_so_without_a_trace_through_the_worker(ray_cluster):
     pool = pool_of(1)
     with pytest.raises(StoppedRun) as caught:

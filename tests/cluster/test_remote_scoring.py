@@ -34,12 +34,14 @@ class Judge:
         self.fault, self.marks, self.times = fault, Path(marks), times
 
     def ready(self):
+        if self.fault == "stays away" and ray.get_runtime_context().was_current_actor_reconstructed:
+            time.sleep(600)
         return Whereabouts.own()
 
     def score(self, request):
         if len(list(self.marks.iterdir())) < self.times:
             (self.marks / str(time.time())).touch()
-            if self.fault == "dies":
+            if self.fault in ("dies", "stays away"):
                 os._exit(1)
             if self.fault == "freezes":
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -77,6 +79,16 @@ def test_the_next_worker_answers_for_one_that_is_lost(ray_cluster, tmp_path, fau
     assert re.match(told, str(change), re.DOTALL)
     assert change.kind == ("failed" if fault == "raises" else "lost")
     assert remote.incidents() == []
+
+
+def test_one_that_stays_away_keeps_nobody_waiting_who_can_ask_another(ray_cluster, tmp_path):
+    remote, judges = scoring(tmp_path, "stays away", 1, workers=2, timeout=600.0)
+    for _ in range(4):
+        assert torch.equal(remote.score(request()).value, torch.tensor([[1.5], [5.5]]))
+    (change,) = remote.incidents()
+    assert change.kind == "lost"
+    for judge in judges:
+        ray.kill(judge)
 
 
 @pytest.mark.slow

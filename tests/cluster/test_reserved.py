@@ -29,8 +29,8 @@ def test_a_bundle_a_worker_and_no_more():
 
 
 def test_without_ray_a_run_is_one_process():
-    cluster = ClusterConfig(runtime="local", learner_gpus=0.5, samplers=4)
-    assert group_bundles(cluster, num_threads=2) == [({"CPU": 2.0, "GPU": 0.5}, NOT_SPOT)]
+    cluster = ClusterConfig(runtime="local", learner_gpus=0.5, samplers=4, worker_memory=6.0)
+    assert group_bundles(cluster, num_threads=2) == [({"CPU": 2.0, "GPU": 0.5, "memory": 6e9}, NOT_SPOT)]
 
 
 def bundles(cluster: ClusterConfig, *roles: str) -> list[Bundle]:

@@ -4,7 +4,9 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from subprocess import CalledProcessError, TimeoutExpired
 
 import pytest
 
@@ -97,15 +99,35 @@ def test_the_node_is_drained_once_the_notice_comes(metadata, cloud):
 
 def test_a_service_that_does_not_answer_is_asked_again(caplog):
     class Flaky(GCP):
-        answers = iter([OSError("no route"), None, 30.0])
+        answers = iter([OSError("no route"), IncompleteRead(b"{"), ValueError("no JSON"), KeyError("time"), None, 30.0])
 
         def seconds_left(self):
             answer = next(self.answers)
-            if isinstance(answer, OSError):
+            if isinstance(answer, Exception):
                 raise answer
             return answer
 
     drained = []
     watch(Flaky(), drained.append, 0.0)
     assert drained == [30.0]
-    assert "no answer from the metadata service: no route" in caplog.text
+    assert "no answer from the metadata service: OSError('no route')" in caplog.text
+
+
+def test_a_head_that_cannot_be_told_at_once_is_told_again(caplog):
+    class Going(GCP):
+        left = iter([30.0, 25.0, 20.0])
+
+        def seconds_left(self):
+            return next(self.left)
+
+    failures = iter([CalledProcessError(1, "ray"), TimeoutExpired("ray", 60.0)])
+    drained = []
+
+    def drain(seconds):
+        for failure in failures:
+            raise failure
+        drained.append(seconds)
+
+    watch(Going(), drain, 0.0)
+    assert drained == [20.0]
+    assert caplog.text.count("Ray could not be told") == 2

@@ -3,6 +3,7 @@
 import math
 
 from raypref.tune.choose import contenders, figure
+from raypref.tune.study import load_study
 from tests.tune.conftest import trial
 
 
@@ -44,3 +45,14 @@ def test_trials_that_never_came_to_an_evaluation_are_no_contenders(study):
 def test_settings_are_told_in_four_digits():
     told = [figure(value) for value in (10000.0, 1234.56, 0.00012345, 2e6, 3, "cosine")]
     assert told == ["10000", "1235", "0.0001234", "2e+06", "3", "cosine"]
+
+
+def test_settings_of_which_a_seed_has_failed_before_it_began_do_not_count(study_toml):
+    study = load_study(study_toml, ["tune.method.psi_lambda={grid=[1,2]}", "tune.run.seed={grid=[0,1]}"])
+
+    def ended(name, value, seed, mean):
+        return trial(name, {"method.psi_lambda": value, "run.seed": seed}, {4: mean})
+
+    lucky, *both = ended("0", 1.0, 0, 0.9), ended("2", 2.0, 0, 0.5), ended("3", 2.0, 1, 0.6)
+    assert best(study, lucky, *both) == [({"method.psi_lambda": 2.0}, 4)]
+    assert best(study, lucky, ended("1", 1.0, 1, 0.8), *both)[0] == ({"method.psi_lambda": 1.0}, 4)

@@ -6,8 +6,11 @@ import pytest
 from rich.console import Console
 
 from raypref.config import load_experiment
-from raypref.tune.choose import contenders
+from raypref.tune.choose import Contender, contenders, figure
+from raypref.tune.directory import StudyDirectory
 from raypref.tune.report import rows, table, write_best, write_study_report
+from raypref.tune.study import load_study
+from tests.tune.conftest import trial
 
 
 def lambdas(*values):
@@ -49,6 +52,16 @@ def test_the_best_config_is_the_experiment_at_the_best_point(study, directory, l
     assert directory.best.read_text().startswith("# method.psi_lambda = 100: colorfulness 0.6000 after 4 iterations\n")
 
 
+def test_the_best_of_several_methods_is_a_config_of_that_method(toml):
+    toml.write_text(toml.read_text() + '[tune]\nscheduler = "none"\n"method.name" = {grid = ["rdpo", "tailorpo"]}\n')
+    study = load_study(toml)
+    directory = StudyDirectory.planned(study)
+    directory.create(study)
+    best = Contender({"method.name": "tailorpo"}, (trial("1", {"method.name": "tailorpo"}, {4: 0.6}),), 4)
+    write_best(directory.study(), directory, best)
+    assert load_experiment(directory.best).method == load_experiment(toml, ["method.name=tailorpo"]).method
+
+
 def test_the_page_has_table_and_plots_and_needs_nothing_else(directory, left):
     page = write_study_report(directory).read_text()
     assert len(re.findall("<figure>", page)) == 3
@@ -74,3 +87,12 @@ def test_a_failure_is_told_by_its_reason(study, directory, leave):
     leave("0", *lambdas(1.0), {0: 0.2}, finished=False)
     directory.failures.write_text('{"0": "the reward server is gone"}')
     assert directory.trials(study)[0].fate == "the reward server is gone"
+
+
+def test_one_that_failed_before_it_had_a_directory_is_in_the_table(study, directory, leave):
+    leave("0", study.points()["0"], {0: 0.2, 2: 0.3, 4: 0.4})
+    directory.failures.write_text('{"1": "no model is there"}')
+    _, lines = rows(study, directory.trials(study))
+    assert [line[0] for line in lines] == ["0", "1"]
+    assert lines[1][1:3] == [figure(study.points()["1"]["method.psi_lambda"]), "0"]
+    assert lines[1][-1] == "no model is there"

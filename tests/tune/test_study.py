@@ -8,6 +8,7 @@ import pytest
 from raypref.checks import ConfigError
 from raypref.cli import main
 from raypref.config import load_experiment
+from raypref.tune.directory import StudyDirectory
 from raypref.tune.study import load_study
 
 BROKEN = [
@@ -79,3 +80,16 @@ def test_the_paper_s_figure_is_four_lambdas_with_three_seeds_each():
     assert list(points) == [f"{number:02d}" for number in range(12)]
     assert {point["method.psi_lambda"] for point in points.values()} == {1, 10, 100, 10000}
     assert study.settings.scheduler == "none"
+
+
+def test_trials_of_several_methods_have_each_its_own_defaults(toml):
+    toml.write_text(toml.read_text() + '[tune]\nscheduler = "none"\n"method.name" = {grid = ["rdpo", "tailorpo"]}\n')
+    study = load_study(toml)
+    directory = StudyDirectory.planned(study)
+    directory.create(study)
+    again = directory.study()
+    assert again.points() == study.points() == {"0": {"method.name": "rdpo"}, "1": {"method.name": "tailorpo"}}
+    for name, point in study.points().items():
+        alone = load_experiment(toml, [f"method.name={point['method.name']}"])
+        trial = directory.experiment(again, name, point)
+        assert (trial.method, trial.prompts, trial.model) == (alone.method, alone.prompts, alone.model)

@@ -1,6 +1,7 @@
 """Trials on Ray Tune: each has exactly the room that its workers need, and is the run that it would be by itself."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from experiments.chaos import same_bits
 from raypref.checks import ConfigError
 from raypref.config import load_experiment
 from raypref.run import train
+from raypref.train.stopped import StoppedRun
 from raypref.tune import run
 from raypref.tune.directory import StudyDirectory
 from raypref.tune.run import resume, tune
@@ -43,6 +46,15 @@ def test_a_study_is_not_overwritten_by_accident_nor_a_run_by_a_study(study_toml,
         tune(study, overwrite=True)
 
 
+def test_a_job_that_works_in_a_copy_refuses_a_study_there(study_toml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://any.zip"}}))
+    study = load_study(study_toml, ["run.output_dir=elsewhere"])
+    with pytest.raises(ConfigError, match=r"run.output_dir = 'elsewhere': below a job's working folder"):
+        tune(study)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_study_goes_on_as_it_was(directory):
     with pytest.raises(ConfigError, match="a study goes on as it was"):
         resume(directory.path, ["cluster.samplers=2"])
@@ -57,6 +69,40 @@ def test_grids_are_told_by_name_and_what_optuna_draws_by_its_ends(trials, study_
     space = trials._space(study, study.points())
     assert (space["method.psi_lambda"].lower, space["method.psi_lambda"].upper) == (0.1, 1e4)
     assert (space["run.lag"].lower, space["run.lag"].upper) == (0, 2)  # whose upper end is not drawn
+
+
+def test_a_failure_is_told_in_the_words_of_its_cause(trials):
+    lost = RayTaskError("trial", "Traceback:\n  the log of a worker", StoppedRun("a chunk has cost 3 samplers.\na log"))
+    assert trials.reason(lost) == "a chunk has cost 3 samplers."
+    assert trials.reason(RayTaskError("trial", "Traceback", KeyError("beta"))) == "KeyError: 'beta'"
+
+
+def test_ray_tune_s_state_counts_once_it_is_whole(trials, tmp_path):
+    assert not trials.has_state(tmp_path)
+    (tmp_path / "tuner.pkl").touch()  # killed before its first step
+    assert not trials.has_state(tmp_path)
+    whole, torn = tmp_path / "experiment_state-1.json", tmp_path / "experiment_state-2.json"
+    torn.write_text('{"trial_data": [')
+    assert not trials.has_state(tmp_path)
+    whole.write_text('{"trial_data": []}')
+    torn.write_text('{"trial_data": [')
+    assert trials.has_state(tmp_path)
+    assert not torn.exists()  # Ray Tune would have taken this one, the newest
+
+
+def test_a_study_that_was_killed_before_the_first_step_begins_anew(trials, study, directory):
+    bundles = [({"CPU": 1.0}, {})]
+    trials._tuner(study, directory, bundles)
+    tuner = trials._tuner(study, directory, bundles)
+    assert not tuner._local_tuner._is_restored
+    assert tuner._local_tuner.param_space == {"trial": {"grid_search": ["0", "1", "2"]}}
+
+
+def test_asha_goes_on_where_a_share_of_the_trials_has_no_score(trials, study_toml):
+    study = load_study(study_toml, ["tune.scheduler=asha"])
+    (bracket,) = trials._scheduler(study)._brackets
+    cutoff = bracket.cutoff({"0": trials.UNSCORED, "1": trials.UNSCORED, "2": 0.5})
+    assert trials.UNSCORED < cutoff < 0.5
 
 
 @pytest.mark.slow
