@@ -33,10 +33,11 @@ def memory(experiment: Experiment) -> dict[str, str]:
     else:
         held += text
     decoding = decoder_bytes(family, config, DECODED_AT_ONCE, gradient=_guided(experiment))
+    scorer = "a reward worker" if experiment.cluster.reward_workers else "a sampler's rewards, on top"
     return {
         "memory of a sampler": _gigabytes(held + FLOAT32 * trained, sampling),
         f"memory of {learner}": _gigabytes(held + ADAMW * trained, learning),
-        "memory of a reward worker": f"{_gigabytes(*decoding)}, and its rewards",
+        f"memory of {scorer}": f"{_gigabytes(*decoding)}, and its rewards",
         "memory, how sure": ERROR,
     }
 

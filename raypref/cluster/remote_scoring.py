@@ -30,6 +30,9 @@ class RemoteScoring(Scoring):
         self._whereabouts: dict[Any, Whereabouts] = {}
         self._incidents: list[Change] = []
 
+    def load(self) -> None:
+        """Nothing: reward workers load theirs, and the driver waits for that."""
+
     def score(self, request: ScoreRequest) -> Scores:
         return self._ask("score", request)
 
