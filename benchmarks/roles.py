@@ -109,7 +109,7 @@ def colocation() -> None:
         for workers, own in ((1, ScorerWorker), (0, SamplerWorker)):
             cluster = replace(base.cluster, samplers=1, reward_workers=workers, chunks_in_flight=2)
             experiment = replace(base, cluster=cluster, run=replace(base.run, lag=1))
-            used = {kind: other for kind, other in others.items() if kind is own}
+            used: dict[type, type] = {kind: other for kind, other in others.items() if kind is own}
             found.append(seconds_an_iteration(RuntimeWith(experiment, used), experiment))
         apart, together = found
         total = sum(together) / sum(apart)
