@@ -85,7 +85,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     experiment = plan(RDPO(), PROMPTS, BATCH)
     each_role(experiment)
-    timeline(replace(experiment, cluster=replace(experiment.cluster, samplers=2)))
+    timeline(replace(experiment, cluster=replace(experiment.cluster, samplers=2, reward_workers=1)))
     print(f"\ntraces: {FOLDER.resolve()}")
 
 

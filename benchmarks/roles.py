@@ -7,16 +7,14 @@ from typing import Any
 
 from benchmarks.clock import tell
 from benchmarks.work import plan
+from raypref.cluster.own_scoring import OwnScoring
 from raypref.cluster.runtime import RayRuntime
 from raypref.cluster.workers import SamplerWorker, ScorerWorker
 from raypref.methods.rdpo import RDPO
-from raypref.train.attendance import Change
-from raypref.train.build import build_sampler, build_scorer
 from raypref.train.chunk import rollout_chunks
 from raypref.train.experiment import Experiment
 from raypref.train.rollout import ScoreRequest, Scores
-from raypref.train.runtime import LocalRuntime, LocalScoring, Runtime
-from raypref.train.scorer import Scorer
+from raypref.train.runtime import LocalRuntime, Runtime
 
 PROMPTS, BATCH, ROUNDS, SLEEP = 4, 20, 4, 0.05
 """Sleep: seconds that the slow reward takes for a picture."""
@@ -30,35 +28,20 @@ class SleepyWorker(ScorerWorker):
         return super().score(request)
 
 
-class Colocated(LocalScoring):
-    """Rewards in the sampler's own process."""
-
-    def __init__(self, scorer: Scorer, sleep: float) -> None:
-        super().__init__(scorer)
-        self.sleep = sleep
+class SleepyScoring(OwnScoring):
+    """The same in the sampler's own process; chunks wait for it side by side."""
 
     def score(self, request: ScoreRequest) -> Scores:
-        time.sleep(self.sleep * len(request.prompts))
+        time.sleep(SLEEP * len(request.prompts))
         return super().score(request)
 
-    def incidents(self) -> list[Change]:
-        return []
 
-
-class ColocatedSampler(SamplerWorker):
-    """A sampler that needs no reward worker."""
-
-    sleep = 0.0
+class SleepySampler(SamplerWorker):
+    """A sampler that scores with it."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        self.scoring = Colocated(build_scorer(experiment), self.sleep)  # type: ignore[assignment]
-        self.sampler = build_sampler(experiment, self.scoring)
-
-
-class SleepyColocatedSampler(ColocatedSampler):
-    """With a slow reward."""
-
-    sleep = SLEEP
+        super().__init__(experiment, scorers)
+        self.scoring = self.sampler.scoring = SleepyScoring(experiment)
 
 
 class RuntimeWith(RayRuntime):
@@ -117,15 +100,18 @@ def overlap() -> None:
 def colocation() -> None:
     """Reward workers of their own against rewards inside of the sampler, cheap and slow, at lag 1."""
     base = plan(RDPO(), PROMPTS, BATCH, "run.chunk_size=2")
-    cluster = replace(base.cluster, samplers=1, reward_workers=1, chunks_in_flight=2)
-    experiment = replace(base, cluster=cluster, run=replace(base.run, lag=1))
-    rewards: tuple[tuple[float, type, type], ...] = (
-        (0.0, ScorerWorker, ColocatedSampler),
-        (SLEEP, SleepyWorker, SleepyColocatedSampler),
+    instead: tuple[tuple[float, dict[type, type]], ...] = (
+        (0.0, {}),
+        (SLEEP, {ScorerWorker: SleepyWorker, SamplerWorker: SleepySampler}),
     )
-    for sleep, worker, sampler in rewards:
-        apart = seconds_an_iteration(RuntimeWith(experiment, {ScorerWorker: worker}), experiment)
-        together = seconds_an_iteration(RuntimeWith(experiment, {SamplerWorker: sampler}), experiment)
+    for sleep, others in instead:
+        found = []
+        for workers, own in ((1, ScorerWorker), (0, SamplerWorker)):
+            cluster = replace(base.cluster, samplers=1, reward_workers=workers, chunks_in_flight=2)
+            experiment = replace(base, cluster=cluster, run=replace(base.run, lag=1))
+            used: dict[type, type] = {kind: other for kind, other in others.items() if kind is own}
+            found.append(seconds_an_iteration(RuntimeWith(experiment, used), experiment))
+        apart, together = found
         total = sum(together) / sum(apart)
         tell("reward_workers_vs_colocated", [total], sleep_per_image=sleep, seconds=sum(apart) / ROUNDS)
 

@@ -74,7 +74,7 @@ def train(name: str, settings: Settings, address: str) -> RunDirectory:
     heldout = (FOLDER / "heldout.txt").resolve()
     heldout.write_text("\n".join(HELDOUT))
     given = RUN | {"run.name": f"{name}-run", "run.heldout_prompts": str(heldout), "cluster.address": address}
-    given |= {"reward.name": name, "reward.backend": "package"}
+    given |= {"reward.name": name, "reward.backend": "package", "cluster.reward_workers": 1}
     given |= {f"reward.{key}": value for key, value in settings.items()}
     words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
     command = [sys.executable, "-m", "raypref.cli", "train", "experiments/quickstart.toml", "--overwrite"]

@@ -49,6 +49,7 @@ def check_rules(experiment: Experiment) -> None:
     _check_rewards(experiment)
     _check_batch(experiment)
     _check_ranks(experiment)
+    _check_reward_workers(experiment)
     _check_fused(experiment)
 
 
@@ -200,6 +201,15 @@ def _check_ranks(experiment: Experiment) -> None:
             f"cluster.learner_ranks = {ranks}: ranks share the micro-batches of a batch, and there are {parts} "
             f"(optimizer.batch_size / micro_batch_size = {optimizer.batch_size} / {optimizer.micro_batch_size}); use "
             f"{parts} or fewer ranks, or micro_batch_size = {size}, which changes the numbers' last digits"
+        )
+
+
+def _check_reward_workers(experiment: Experiment) -> None:
+    cluster, needed = experiment.cluster, reward_environments(experiment)
+    if needed and cluster.runtime == "ray" and not cluster.reward_workers:
+        raise ConfigError(
+            f"cluster.reward_workers = 0: {' and '.join(needed)} needs an environment of its own, which only reward "
+            "workers get; use 1 or more"
         )
 
 

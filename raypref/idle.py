@@ -6,6 +6,8 @@ from typing import Any
 from raypref.train.experiment import Experiment
 
 BUSY = {"samplers": ("denoising", "syncing"), "reward workers": ("rewarding",), "learner": ("learning",)}
+SCORING_THEMSELVES = {"samplers": ("denoising", "syncing", "rewarding"), "learner": ("learning",)}
+"""Without reward workers. Two chunks of a sampler can be at work at once: its share may then be below 0."""
 
 
 def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -18,6 +20,7 @@ def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> di
     """
     cluster, every = experiment.cluster, experiment.evaluate.every
     here = cluster.runtime == "local"
+    busy_parts = BUSY if here or cluster.reward_workers else SCORING_THEMSELVES
     earlier = [0.0, *(row["seconds"] for row in timings[:-1])]
     plain = [
         (row["seconds"] - before, 1 if here else row.get("samplers", cluster.samplers), row["busy_seconds"])
@@ -30,10 +33,10 @@ def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> di
         "reward workers": wall if here else wall * cluster.reward_workers,
         "learner": wall,
     }
-    measured = all(part in busy for *_, busy in plain for parts in BUSY.values() for part in parts)
-    if not all(present.values()) or not measured:
+    measured = all(part in busy for *_, busy in plain for parts in busy_parts.values() for part in parts)
+    if not all(present[role] for role in busy_parts) or not measured:
         return {}
     return {
         role: 1 - sum(busy[part] for *_, busy in plain for part in parts) / present[role]
-        for role, parts in BUSY.items()
+        for role, parts in busy_parts.items()
     }

@@ -50,10 +50,11 @@ def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:
         held += text
     held_by_learner = held + (ADAMW if experiment.reference.update == "frozen" else ADAMW + MOVING_REFERENCE) * trained
     decoding = decoder_bytes(family, config, DECODED_AT_ONCE, gradient=_guided(experiment))
+    scorer = "a reward worker" if experiment.cluster.reward_workers else "a sampler's rewards, on top"
     return {
         "memory of a sampler": _gigabytes(held + FLOAT32 * trained, sampling),
         f"memory of {learner}": _gigabytes(held_by_learner, learning),
-        "memory of a reward worker": f"{_gigabytes(*decoding)}, and its rewards",
+        f"memory of {scorer}": f"{_gigabytes(*decoding)}, and its rewards",
         "memory, how sure": ERROR,
     }
 

@@ -45,7 +45,9 @@ def test_show_prints_the_resolved_config_and_what_it_costs(raypref, tmp_path):
     assert "# pairs an iteration: at most 24" in printed
     assert "# place of the learner: 0.5 CPU, on a node with ray.io/market-type = !spot; 1 of them" in printed
     assert "# place of a sampler: 0.5 CPU; 1 to 2 of them" in printed
-    assert "# reserved: 1.5 CPUs, 0 GPUs to start, 2 CPUs, 0 GPUs when all have joined" in printed
+    assert "reward worker" not in printed  # samplers score for themselves
+    assert "# memory of a sampler's rewards, on top: " in printed
+    assert "# reserved: 1 CPUs, 0 GPUs to start, 1.5 CPUs, 0 GPUs when all have joined" in printed
     assert not any(Path(tmp_path).iterdir())
 
 

@@ -225,6 +225,15 @@ BROKEN = [
     (["model.lora_rank=0"], "model.lora_rank = 0: use 1 or more"),
     (["cluster.samplers=0"], "cluster.samplers = 0: use 1 or more."),
     (["cluster.max_samplers=-1"], "cluster.max_samplers = -1: use 0 (no more than `samplers`) or the most that may"),
+    (["cluster.reward_workers=-1"], "cluster.reward_workers = -1: use 0 (samplers score themselves) or more."),
+    (
+        ["cluster.reward_workers=0", "cluster.reward_gpus=0.5"],
+        "cluster.reward_gpus = 0.5: samplers score where",
+    ),
+    (
+        ["cluster.reward_workers=0", "reward.name=image_reward_package"],
+        "cluster.reward_workers = 0: image_reward_package needs an environment of its own, which only reward workers",
+    ),
     (["cluster.learner_ranks=0"], "cluster.learner_ranks = 0: use 1 or more."),
     (
         ["cluster.learner_ranks=3"],

@@ -42,3 +42,10 @@ def test_one_process_plays_all_roles_in_turn():
     found = idle_shares(experiment, ROWS[:1])
     assert found == pytest.approx({"samplers": -0.2, "reward workers": 0.9, "learner": 0.6})
     assert idle_shares(experiment, ROWS[1:2]) == {}
+
+
+def test_samplers_that_score_themselves_are_busy_scoring():
+    experiment = toy_experiment(
+        cluster=ClusterConfig(samplers=2, reward_workers=0), evaluate=EvaluateConfig(every=2, rewards=())
+    )
+    assert idle_shares(experiment, ROWS) == pytest.approx({"samplers": 0.45, "learner": 0.5})

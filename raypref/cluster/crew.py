@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from raypref.cluster.placement import Bundle
 from raypref.cluster.places import Places, actor_id
@@ -80,11 +80,14 @@ class Crew:
 
         Raises:
             NobodyLeft: where it was the last that could be started.
+            StoppedRun: where its rewards cannot be loaded.
         """
         seat = self.starting.pop(answer)
         try:
             found = ray.get(answer, timeout=self.timeout)
         except RayError as problem:
+            if isinstance(problem, RayTaskError) and isinstance(problem.cause, StoppedRun) and not seat.whereabouts:
+                raise problem.cause from None  # its rewards cannot be loaded: no other sampler would fare better
             self._start_failed(seat, str(problem))
             return
         weights = self.newest_weights() if seat.whereabouts is None else None

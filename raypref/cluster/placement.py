@@ -57,15 +57,16 @@ class Bundle:
 
 
 def placement(cluster: ClusterConfig) -> tuple[Bundle, ...]:
-    """The bundles of a run, the learner's first."""
+    """The bundles of a run, the learner's first; none for a role that it does without."""
     cpus, memory = cluster.worker_cpus, round(cluster.worker_memory * GIGABYTE)
     most = max(cluster.samplers, cluster.max_samplers)
     ranks, rewards = cluster.learner_ranks, cluster.reward_workers
-    return (
+    bundles = (
         Bundle("learner", ranks, ranks, cpus, cluster.learner_gpus, memory, NOT_SPOT | cluster.learner_labels),
         Bundle("reward worker", rewards, rewards, cpus, cluster.reward_gpus, memory, cluster.reward_labels),
         Bundle("sampler", cluster.samplers, most, cpus, cluster.sampler_gpus, memory, cluster.sampler_labels),
     )
+    return tuple(bundle for bundle in bundles if bundle.most)
 
 
 def total(bundles: Sequence[Bundle], resource: str, most: bool = False) -> float:

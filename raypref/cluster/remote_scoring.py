@@ -35,6 +35,9 @@ class RemoteScoring(Scoring):
         """Who is on the way (back): see `_announced`."""
         self._incidents: list[Change] = []
 
+    def load(self) -> None:
+        """Nothing: reward workers load theirs, and the driver waits for that."""
+
     def score(self, request: ScoreRequest) -> Scores:
         return self._ask("score", request)
 

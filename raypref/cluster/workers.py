@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raypref.cluster.own_scoring import OwnScoring
 from raypref.cluster.process_group import Meeting, ProcessGroup
 from raypref.cluster.remote_scoring import RemoteScoring
 from raypref.cluster.whereabouts import Whereabouts
@@ -53,13 +54,16 @@ class SamplerWorker:
     became of reward workers meanwhile, tells the driver that it is there without pulling it over."""
 
     def __init__(self, experiment: Experiment, scorers: list[str]) -> None:
-        self.scoring = RemoteScoring(scorers, experiment.scoring_timeout())
+        """`scorers`: the names of reward workers; where there are none, it scores what it draws itself."""
+        self.scoring = RemoteScoring(scorers, experiment.scoring_timeout()) if scorers else OwnScoring(experiment)
         self.sampler, self.run = build_sampler(experiment, self.scoring), experiment.run.name
 
     def __repr__(self) -> str:
         return f"sampler of {self.run}"
 
     def ready(self) -> Whereabouts:
+        """With rewards of its own loaded: what a constructor raises does not reach the driver as what it is."""
+        self.scoring.load()
         return Whereabouts.own()
 
     def prove(self, weights: Packed) -> None:

@@ -275,6 +275,8 @@ class ClusterConfig:
     """Seconds without work after which a sampler beyond `samplers` is sent away, so that its node can go; it is asked
     for again when chunks wait. Longer than an update takes, or samplers go and come in every iteration."""
     reward_workers: int = 1
+    """0: samplers decode and score what they draw themselves. One process fewer to start, which pays where rewards are
+    cheap and cores few; slow rewards then keep samplers waiting."""
     learner_ranks: int = 1
     """Workers that share the learner's micro-batches. They hold the same policy, and add up the same gradients in the
     same order, whatever their number."""
@@ -304,8 +306,13 @@ class ClusterConfig:
     `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in bfloat16."""
 
     def __post_init__(self) -> None:
-        for name in ("samplers", "reward_workers", "learner_ranks", "chunks_in_flight"):
+        for name in ("samplers", "learner_ranks", "chunks_in_flight"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
+        require(self.reward_workers >= 0, "reward_workers", self.reward_workers,
+                "use 0 (samplers score themselves) or more.")  # fmt: skip
+        for name in () if self.reward_workers else ("reward_gpus", "reward_labels"):
+            require(not getattr(self, name), name, getattr(self, name),
+                    "samplers score where they are; leave it out, or use reward_workers = 1.")  # fmt: skip
         require(self.max_samplers >= 0, "max_samplers", self.max_samplers,
                 "use 0 (no more than `samplers`) or the most that may join.")  # fmt: skip
         for name in ("sampler_gpus", "reward_gpus", "learner_gpus", "worker_cpus", "worker_memory"):

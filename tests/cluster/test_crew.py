@@ -15,6 +15,7 @@ from raypref.cluster.placement import Bundle
 from raypref.cluster.pool import Job, Pool, Silence
 from raypref.cluster.whereabouts import Whereabouts
 from raypref.train.chunk import Chunk
+from raypref.train.stopped import StoppedRun
 
 pytestmark = pytest.mark.ray
 
@@ -43,16 +44,23 @@ class Stub:
         return (self.number, self.proved), []
 
 
+class Unable(Stub):
+    """A sampler that is to score for itself, and lacks a reward's weights."""
+
+    def ready(self):
+        raise StoppedRun("the reward 'x' cannot be loaded")
+
+
 class Recruits:
     """Makes stubs, numbered; `doubtful` ones predict otherwise than the learner."""
 
-    def __init__(self, cpus=0.0, nodes=(), doubtful=(), slots=1):
-        self.cpus, self.nodes, self.doubtful, self.slots, self.made = cpus, nodes, doubtful, slots, []
+    def __init__(self, cpus=0.0, nodes=(), doubtful=(), slots=1, kind=Stub):
+        self.cpus, self.nodes, self.doubtful, self.slots, self.made, self.kind = cpus, nodes, doubtful, slots, [], kind
 
     def __call__(self):
         number = len(self.made)
         node = self.nodes[number] if number < len(self.nodes) else "lasting"
-        stub = ray.remote(Stub).options(num_cpus=self.cpus, max_concurrency=self.slots)
+        stub = ray.remote(self.kind).options(num_cpus=self.cpus, max_concurrency=self.slots)
         self.made.append(stub.remote(number, node, number in self.doubtful))
         return self.made[-1]
 
@@ -93,6 +101,13 @@ def make_pool(ray_cluster):
 
 def told(pool):
     return [(change.kind, change.why) for change in pool.crew.register.take().changes]
+
+
+def test_what_no_sampler_can_load_is_told_at_once_as_what_it_is(make_pool):
+    recruits = Recruits(kind=Unable)
+    with pytest.raises(StoppedRun, match=r"^the reward 'x' cannot be loaded$"):
+        make_pool(recruits, 1, 1)
+    assert len(recruits.made) == 1
 
 
 def test_work_begins_without_those_who_have_no_place_and_they_join_when_there_is_one(make_pool):

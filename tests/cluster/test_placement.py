@@ -84,3 +84,10 @@ def test_a_node_must_be_large_enough():
     assert bundle.fits({"CPU": 0.5, "GPU": 1.0, "memory": 100.0}, {})
     for lacking in ("CPU", "GPU", "memory"):
         assert not bundle.fits({"CPU": 0.5, "GPU": 1.0, "memory": 100.0} | {lacking: 0.2}, {})
+
+
+def test_without_reward_workers_no_place_is_asked_for_them():
+    bundles = placement(ClusterConfig(reward_workers=0))
+    assert [bundle.role for bundle in bundles] == ["learner", "sampler"]
+    assert total(bundles, "CPU") == 1.0
+    assert len(group_bundles(ClusterConfig(reward_workers=0), num_threads=1)) == 3  # the process itself, and these
