@@ -25,6 +25,7 @@ from raypref.train.experiment import ReferenceConfig, SamplingConfig
 from raypref.train.learner import Learner
 from raypref.train.stopped import StoppedRun
 from tests.conftest import MakeExperiment
+from tests.hub_cache import COMMIT
 
 ERROR = 1 / 3
 """As `raypref.memory.ERROR` says."""
@@ -186,6 +187,20 @@ def test_a_model_that_is_half_here_is_not_estimated(config: ModelConfig, make_ex
     file.write_bytes(b"")
     single = replace(config, path=str(file), single_file_config=config.path)
     assert memory(make_experiment(model=single, sampling=flow)) == {"memory": SINGLE_FILE}
+
+
+def test_a_model_in_the_hub_s_cache_is_estimated_without_what_diffusers_does_not_download(
+    config: ModelConfig, make_experiment: MakeExperiment, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--owner--name"
+    shutil.copytree(config.path, cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
+    here, there = (make_experiment(model=replace(config, path=path), sampling=flow) for path in
+                   (config.path, "owner/name"))  # fmt: skip
+    assert memory(there) == memory(here)
 
 
 def test_a_reference_that_follows_the_policy_needs_two_more_copies(make_experiment: MakeExperiment, monkeypatch):

@@ -75,7 +75,7 @@ def _separated(delimiter: str, **dialect: Any) -> Callable[[Path, str], Iterator
                     raise csv.Error(f"it has more cells than the header; does a cell hold an unquoted {delimiter!r}?")
                 yield row[column] or ""
         except csv.Error as problem:
-            raise ValueError(f"{path}, line {rows.line_num} is not readable as a table: {problem}") from None
+            raise ValueError(f"{path}, line {rows.reader.line_num} is not readable as a table: {problem}") from None
 
     return read
 

@@ -57,7 +57,8 @@ def _snapshot(name: str, patterns: tuple[str, ...], revision: str | None) -> tup
     except Exception as problem:  # every version of the Hub's client, and of what it stands on, has errors of its own
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
     try:
-        folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+        wanted = {"revision": revision, "allow_patterns": list(patterns)}
+        folder = snapshot_download(name, repo_type="dataset", local_files_only=True, **wanted)
     except Exception:
         raise ValueError(
             f"neither in the Hub's cache nor to be downloaded ({said}); fill the cache where there is network "

@@ -4,8 +4,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from raypref.models.base import ModelConfig
@@ -14,8 +13,8 @@ from raypref.models.base import ModelConfig
 def on_disk(config: ModelConfig) -> ModelConfig | None:
     """The same model by the folders that hold it, hub ids replaced by their snapshots in the cache. None where one of
     them is not on this disk yet, or is a single file."""
-    path = _folder(config.source(), config.revision)
-    vae = _folder(config.vae, None) if config.vae else None
+    path = _folder(config.source(), config.revision, "model_index.json")
+    vae = _folder(config.vae, None, "config.json") if config.vae else None
     if path is None or (config.vae and vae is None):
         return None
     return replace(config, path=str(path), vae=str(vae or ""))
@@ -34,14 +33,13 @@ def text_encoder_parameters(config: ModelConfig) -> int:
     return sum(_parameters(folder, config.variant) for folder in wanted)
 
 
-def _folder(source: str, revision: str | None) -> Path | None:
+def _folder(source: str, revision: str | None, index: str) -> Path | None:
+    """By the file that every such folder has: of a checkpoint nobody downloads all that its repository holds."""
     place = Path(source)
     if place.exists():
         return place if place.is_dir() else None
-    try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    found = try_to_load_from_cache(source, index, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _parameters(folder: Path, variant: str | None) -> int:
