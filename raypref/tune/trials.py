@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,32 +60,28 @@ def reason(error: Exception) -> str:
     return line if isinstance(cause, ConfigError | StoppedRun | RayError) else f"{type(cause).__name__}: {line}"
 
 
-def trainable(path: Path, points: dict[str, Point] | None) -> Callable[[dict[str, Any]], None]:
+def run_point(config: dict[str, Any], path: Path, points: dict[str, Point] | None) -> None:
     """What Ray Tune calls in a process of its own, again after an interruption, until it returns."""
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # as in a job, whose cluster a run joins
+    name = tune.get_context().get_trial_name()
+    directory = StudyDirectory(path)
+    study = directory.study()
 
-    def trial(config: dict[str, Any]) -> None:
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # as in a job, whose cluster a run joins
-        name = tune.get_context().get_trial_name()
-        directory = StudyDirectory(path)
-        study = directory.study()
+    def tell(evaluation: Evaluation) -> None:
+        heldout = evaluation.rewards[study.metric].mean
+        tune.report({"iteration": evaluation.iteration, HELDOUT: UNSCORED if math.isnan(heldout) else heldout})
 
-        def tell(evaluation: Evaluation) -> None:
-            heldout = evaluation.rewards[study.metric].mean
-            tune.report({"iteration": evaluation.iteration, HELDOUT: UNSCORED if math.isnan(heldout) else heldout})
-
-        try:
-            run_trial(directory.experiment(study, name, points[name] if points else config), tell)
-        except GuardStop as stop:  # a finding about these settings, which would only be found again
-            say(str(stop))
-
-    return trial
+    try:
+        run_trial(directory.experiment(study, name, points[name] if points else config), tell)
+    except GuardStop as stop:  # a finding about these settings, which would only be found again
+        say(str(stop))
 
 
 def _tuner(study: Study, directory: StudyDirectory, bundles: list[GroupBundle]) -> tune.Tuner:
     points, place = study.points(), directory.ray_tune
     resources, labels = [each for each, _ in bundles], [each for _, each in bundles]
     group = tune.PlacementGroupFactory(resources, bundle_label_selector=labels)
-    runnable = tune.with_resources(trainable(directory.path, points), group)
+    runnable = tune.with_resources(partial(run_point, path=directory.path, points=points), group)
     if has_state(place):
         return tune.Tuner.restore(str(place), runnable, resume_errored=True)
     # Without a state of Ray Tune's, which a kill at the very start prevents, trials still go on from their directories.
