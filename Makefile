@@ -1,6 +1,8 @@
 # Everything starts from a clean clone with Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules are compiled once, and not by every process again: shape checks make of this most of a test process's start.
+unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 
 .PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check bench profile models-check parity versions mutations tiny-model clean

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from raypref.core.search import Search
 from raypref.methods.rdpo import RDPO
@@ -21,7 +22,7 @@ from raypref.train.loop import Observer
 from raypref.train.scorer import Judgement
 
 
-def small_experiment(model: Path, lag: int = 1, iterations: int = 3, seed: int = 0) -> Experiment:
+def small_experiment(model: Path, lag: int = 1, iterations: int = 3, seed: int = 0, **sections: Any) -> Experiment:
     """Four prompts an iteration in chunks of two, six steps, the random model, RDPO on colourfulness."""
     return Experiment(
         method=RDPO(beta=10.0, search=Search(steps=(0, 2, 4))),
@@ -32,6 +33,7 @@ def small_experiment(model: Path, lag: int = 1, iterations: int = 3, seed: int =
         evaluate=EvaluateConfig(every=0, rewards=()),
         prompts=("a cat", "a dog", "an owl"),
         heldout_prompts=("a fox",),
+        **sections,
     )
 
 

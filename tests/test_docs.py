@@ -1,6 +1,7 @@
 """What the README and the docs show, works."""
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import re
@@ -34,6 +35,12 @@ SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE, re.DOTALL)]
 COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines() if line.strip()]
 
 
+@functools.cache
+def help_text() -> str:
+    command = [sys.executable, "-m", "raypref.cli", "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_one_that_exists(command):
     if command == ". .venv/bin/activate":
@@ -43,8 +50,7 @@ def test_every_command_is_one_that_exists(command):
         subprocess.run(["make", "--dry-run", verb], check=True, capture_output=True)
         return
     assert program == "raypref"
-    listed = subprocess.run([sys.executable, "-m", "raypref.cli", "--help"], check=True, capture_output=True, text=True)
-    assert re.search(rf"\b{verb}\b", listed.stdout)
+    assert re.search(rf"\b{verb}\b", help_text())
     if words and words[0].startswith("experiments/"):
         load_experiment(Path(words[0]), [word for word in words[1:] if "=" in word])
 

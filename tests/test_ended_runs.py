@@ -14,7 +14,9 @@ import pytest
 
 from experiments.chaos import workers
 from raypref.cluster.connect import NoCluster, _init
+from raypref.config import load_experiment
 from raypref.disk import DiskGuard, writing
+from raypref.run import resume, train
 from raypref.run_directory import RunDirectory
 from raypref.signals import ending_in_order, undisturbed
 from raypref.train.checkpoint import checkpoints, iteration_of
@@ -67,11 +69,6 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
-def finish(*arguments: object) -> None:
-    process = start(*arguments)
-    assert process.wait(timeout=240) == 0, process.stderr.read()
-
-
 def end_after(process: subprocess.Popen, metrics: Path, iterations: int, ending: signal.Signals) -> str:
     """Ends a run once its metrics have so many rows; its last words."""
     deadline = time.monotonic() + 240
@@ -84,11 +81,10 @@ def end_after(process: subprocess.Popen, metrics: Path, iterations: int, ending:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, random_model):
+def whole(undrawn, tmp_path_factory, random_model):
     """The run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("whole")
-    finish("train", config(folder, random_model, 1, "local"), "run.name=whole")
-    return RunDirectory(folder / "runs" / "whole")
+    toml = config(tmp_path_factory.mktemp("whole"), random_model, 1, "local")
+    return RunDirectory(train(load_experiment(toml, ["run.name=whole"])))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +103,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
     if ending == "SIGTERM":
         assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; if it had begun, `raypref resume` goes on"
         assert iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1]) >= 2
-    finish("resume", half.path, "cluster.runtime=local")
+    resume(half.path, ["cluster.runtime=local"])
     for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
         assert (half.path / name).read_bytes() == (whole.path / name).read_bytes(), name
     assert [grid.name for grid in sorted(half.images.iterdir())] == [g.name for g in sorted(whole.images.iterdir())]

@@ -1,12 +1,21 @@
-"""One small local Ray cluster for all tests that need Ray."""
+"""One small local Ray cluster for all tests that need Ray, and one set of real workers for all that need some."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import ray
+
+from raypref.cluster.runtime import RayRuntime
+from raypref.train.experiment import ClusterConfig, Experiment
+from tests.cluster.reassign import reassign
+from tests.recording import small_experiment
+
+LIVE = ClusterConfig(samplers=2, worker_cpus=0.1, timeout=240.0)
+"""What an experiment asks for to be given the workers that are up."""
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +36,25 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def workers(ray_cluster: None, random_model: Path) -> Iterator[RayRuntime]:
+    """Two samplers, a reward worker and a learner: the start of one costs more than small runs do.
+
+    All their tests score by colourfulness: a reward worker that dies starts again as it was started here.
+    """
+    started = RayRuntime(small_experiment(random_model, cluster=LIVE))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def on_ray(workers: RayRuntime) -> Callable[[Experiment], RayRuntime]:
+    """The runtime of an experiment whose section [cluster] is `LIVE`, as if it had been started for it."""
+
+    def assigned(experiment: Experiment) -> RayRuntime:
+        reassign(workers, experiment)
+        return workers
+
+    return assigned

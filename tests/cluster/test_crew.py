@@ -14,8 +14,8 @@ from raypref.cluster.crew import Crew
 from raypref.cluster.placement import Bundle
 from raypref.cluster.pool import Job, Pool, Silence
 from raypref.cluster.whereabouts import Whereabouts
-from raypref.train.chunk import Chunk
 from raypref.train.stopped import StoppedRun
+from tests.cluster.named import named
 
 pytestmark = pytest.mark.ray
 
@@ -39,7 +39,7 @@ class Stub:
             raise ValueError("another prediction")
         self.proved.append(weights)
 
-    def rollout(self, chunk, seconds):
+    def rollout(self, name, seconds):
         time.sleep(seconds)
         return (self.number, self.proved), []
 
@@ -66,7 +66,7 @@ class Recruits:
 
 
 def jobs(count, seconds=0.0):
-    return [Job("rollout", Chunk(f"chunk {index}", (), ()), (seconds,)) for index in range(count)]
+    return [Job("rollout", named(f"chunk {index}"), (seconds,)) for index in range(count)]
 
 
 def numbers(pool, work):
@@ -75,10 +75,25 @@ def numbers(pool, work):
 
 
 def pump_until(pool, condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         pool._pump([], deadline)
+
+
+def busy_until(pool, at_work, waiting, seconds):
+    """Keeps so many jobs waiting, each of so many seconds, until so many are at work, however long their start takes
+    here; the jobs."""
+    work = []
+
+    def met():
+        more = jobs(waiting - pool.queued(), seconds)
+        work.extend(more)
+        pool.submit(more)
+        return len(pool.crew.at_work()) == at_work
+
+    pump_until(pool, met)
+    return work
 
 
 @pytest.fixture
@@ -129,8 +144,7 @@ def test_who_joins_proves_the_newest_weights_first(make_pool, caplog):
     recruits = Recruits(doubtful={1})
     pool = make_pool(recruits, 1, 2, asked=1)
     pool.crew.newest_weights = lambda: ray.put("version 7")
-    pool.submit(work := jobs(8, 0.5))
-    pump_until(pool, lambda: len(pool.crew.at_work()) == 2)
+    work = busy_until(pool, 2, 4, 0.3)
     assert len(recruits.made) == 3  # the second was refused
     assert "another prediction" in caplog.text
     answers = dict(ray.get(pool.wait_jobs(work)))
@@ -160,8 +174,7 @@ def test_who_has_nothing_to_do_leaves_and_is_asked_for_again(make_pool):
     pool.crew.newest_weights = lambda: ray.put("version 1")
     pump_until(pool, lambda: len(pool.crew.seats) == 1)
     told(pool)
-    pool.submit(work := jobs(12, 0.5))
-    pump_until(pool, lambda: len(pool.crew.at_work()) == 3)
+    work = busy_until(pool, 3, 4, 0.3)
     assert len(set(numbers(pool, work))) == 3
     pump_until(pool, lambda: len(pool.crew.seats) == 1)
     assert [kind for kind, _ in told(pool)] == ["joined", "joined", "left", "left"]
@@ -181,8 +194,7 @@ def test_a_spare_sampler_gives_way_to_the_learner_and_its_job_is_done_by_another
     recruits = Recruits(nodes=["lasting"])
     pool = make_pool(recruits, 1, 2, asked=1)
     recruits.cpus, recruits.nodes = LARGE, ["", ray.get_runtime_context().get_node_id()]
-    pool.submit(work := jobs(3, 3.0))
-    pump_until(pool, lambda: len(pool.crew.at_work()) == 2)
+    work = busy_until(pool, 2, 1, 3.0)
     bundle = Bundle("learner", 1, 1, LARGE, 0.0)
     learner = ray.remote(Stub).options(**bundle.options()).remote(-1, "", False)
     pool.crew.places.watch(learner, bundle)
@@ -213,8 +225,8 @@ def test_a_wait_says_what_has_no_place(ray_cluster, monkeypatch, caplog):
 
 def test_where_no_sampler_finds_a_place_any_more_the_run_ends(make_pool):
     recruits = Recruits()
-    pool = make_pool(recruits, 1, 1, timeout=3.0)
-    recruits.cpus = 1000.0
+    pool = make_pool(recruits, 1, 1)
+    recruits.cpus, pool.timeout = 1000.0, 3.0
     pool._replace(pool.crew.seats[0], [], "is taken away")
     pool.submit(work := jobs(1))
     with pytest.raises(Silence, match="no sampler has had a place for 3 s"):

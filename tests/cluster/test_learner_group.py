@@ -63,8 +63,6 @@ class StubRank:
         if self.rank == 1:
             if fault == "dies":
                 os._exit(1)
-            if fault == "freezes":
-                os.kill(os.getpid(), signal.SIGSTOP)
             if fault == "is slow":
                 time.sleep(30)
             if fault == "stops the run":
@@ -73,6 +71,34 @@ class StubRank:
 
     def state(self):
         return self.rank
+
+
+class FrozenRank:
+    """Stands in for a rank, without a network, whose import takes longer than all else: in `update` the second freezes,
+    and the first waits for it."""
+
+    waiting = False
+
+    def ready(self):
+        return HERE
+
+    def invite(self):
+        return "anywhere"
+
+    def join(self, rank, ranks, meeting):
+        self.rank = rank
+
+    def is_waiting(self):
+        return self.waiting
+
+    def follow(self, method):
+        getattr(self, method)()
+
+    def update(self):
+        if self.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.waiting = True
+        time.sleep(60)
 
 
 def group_of(kind, *arguments, ranks=1):
@@ -128,27 +154,39 @@ def test_all_ranks_work_and_the_first_answers(pair):
     assert pair.ask("state") == (0, {})
 
 
-@pytest.mark.parametrize(
-    ("fault", "guilty", "innocent"),
-    [
-        ("dies", "is dead", "waits for the others"),
-        ("freezes", "gives no sign of life", "waits for the others"),
-        pytest.param("is slow", "is at work", "waits for the others", marks=pytest.mark.slow),
-    ],
-)
-def test_who_keeps_the_others_waiting_is_named_and_all_are_replaced(pair, fault, guilty, innocent):
+def lose(group, guilty, *fault):
+    """Has the group do what loses its second rank."""
     place = "process 0 on node 1.2.3.4"
-    pair.pool.timeout = 60.0 if fault == "dies" else 3.0
-    pair.register.take()
-    before = list(pair.actors)
-    with pytest.raises(LearnerLost, match=rf"is lost: rank 0, {place}, {innocent}; rank 1, {place}, {guilty} \("):
-        pair.ask("update", fault)
-    (lost,) = (change for change in pair.register.take().changes if change.kind == "lost")
+    group.register.take()
+    expected = rf"is lost: rank 0, {place}, waits for the others; rank 1, {place}, {guilty} \("
+    with pytest.raises(LearnerLost, match=expected):
+        group.ask("update", *fault)
+    (lost,) = (change for change in group.register.take().changes if change.kind == "lost")
     assert lost.where == f"rank 1, {place}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "guilty", "timeout"),
+    [("dies", "is dead", 60.0), pytest.param("is slow", "is at work", 3.0, marks=pytest.mark.slow)],
+)
+def test_who_keeps_the_others_waiting_is_named_and_all_are_replaced(pair, fault, guilty, timeout):
+    pair.pool.timeout, before = timeout, list(pair.actors)
+    lose(pair, guilty, fault)
     pair.pool.timeout = 60.0
     pair.restart()
     assert not set(before) & set(pair.actors)
     assert pair.ask("update") == (3, {})
+
+
+def test_who_freezes_is_named_and_all_are_replaced(ray_cluster):
+    group = group_of(FrozenRank, ranks=2)
+    group.wait_ready()
+    group.pool.timeout, before = 3.0, list(group.actors)
+    lose(group, "gives no sign of life")
+    group.pool.timeout = 60.0
+    group.restart()
+    assert not set(before) & set(group.actors)
+    group.close()
 
 
 def test_what_stops_the_run_on_one_rank_stops_it_at_once(pair):

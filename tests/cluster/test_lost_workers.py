@@ -1,6 +1,5 @@
 """A run on Ray that loses one worker after the other gives the bits of one that lost none."""
 
-import dataclasses
 import os
 import re
 import signal
@@ -10,10 +9,10 @@ from collections import Counter
 import pytest
 import ray
 
-from raypref.cluster.runtime import RayRuntime
-from raypref.train.experiment import CheckpointConfig, ClusterConfig
+from raypref.train.experiment import CheckpointConfig
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
+from tests.cluster.conftest import LIVE
 from tests.recording import Recording, small_experiment
 
 pytestmark = pytest.mark.ray
@@ -30,6 +29,9 @@ class Killer(Recording):
 
     def updated(self, iteration, report, pairs, seconds):
         super().updated(iteration, report, pairs, seconds)
+        self.kill(iteration)
+
+    def kill(self, iteration):
         for role in self.targets.pop(iteration, ()):
             os.kill(self.pid(role), signal.SIGKILL)
 
@@ -41,34 +43,27 @@ class Killer(Recording):
 
 
 @pytest.mark.parametrize(
-    ("lag", "samplers", "targets"),
+    ("lag", "targets", "losses"),
     [
-        (0, 1, {0: ["sampler"], 1: ["reward"], 2: ["learner"]}),
-        pytest.param(1, 2, {0: ["learner"], 1: ["sampler", "reward"]}, marks=pytest.mark.slow),
+        (0, {0: ["sampler"], 1: ["reward"], 2: ["learner"]}, [2]),
+        pytest.param(1, {-1: ["learner"], 0: ["learner"], 1: ["sampler", "reward"]}, [0, 0], marks=pytest.mark.slow),
     ],
 )
-def test_lost_workers_change_no_bit(ray_cluster, random_model, caplog, lag, samplers, targets):
-    experiment = dataclasses.replace(
-        small_experiment(random_model, lag=lag, iterations=4),
-        cluster=ClusterConfig(samplers=samplers, worker_cpus=0.1, timeout=240.0),
-        checkpoint=CheckpointConfig(every=2),
-    )
+def test_lost_workers_change_no_bit(on_ray, random_model, caplog, lag, targets, losses):
+    sections = {"cluster": LIVE, "checkpoint": CheckpointConfig(every=2)}
+    experiment = small_experiment(random_model, lag=lag, iterations=4, **sections)
     whole = Recording()
     train(experiment, LocalRuntime(experiment), whole)
-    runtime = RayRuntime(experiment)
+    runtime = on_ray(experiment)
     seen = Killer(runtime, targets)
-    try:
-        if samplers == 1:  # before anything is asked of it
-            os.kill(seen.pid("learner"), signal.SIGKILL)
-        train(experiment, runtime, seen)
-    finally:
-        runtime.close()
+    seen.kill(-1)  # before anything is asked of it
+    train(experiment, runtime, seen)
     assert not seen.targets
     lost = Counter(change.role for change in seen.changes if change.kind == "lost")
     assert lost == {"sampler": 1, "reward worker": 1, "learner": len(seen.losses)}
     assert re.search(r"a sampler, process \d+ on node [\d.]+, died; its chunks are computed again", caplog.text)
     assert re.search(r"(?s)a reward worker, process \d+ on node .* died; its pictures are scored again", caplog.text)
-    assert [iteration for iteration, _ in seen.losses] == ([0, 2] if samplers == 1 else [0])
+    assert [iteration for iteration, _ in seen.losses] == losses
     assert seen.final_checksum() == whole.final_checksum()
     assert [report.metrics for report in seen.reports] == [report.metrics for report in whole.reports]
     for iteration, judged in whole.judgements.items():

@@ -14,9 +14,9 @@ from ray.exceptions import ObjectLostError
 from raypref.cluster.crew import Crew, NobodyLeft
 from raypref.cluster.pool import AnswersLost, Job, Pool, Quarantined, Silence
 from raypref.cluster.whereabouts import Whereabouts
-from raypref.train.chunk import Chunk
 from raypref.train.runtime import LearnerLost
 from raypref.train.stopped import StoppedRun
+from tests.cluster.named import named
 
 pytestmark = pytest.mark.ray
 
@@ -26,7 +26,7 @@ FAULTS = {
     "dies": lambda: os._exit(1),
     "raises": lambda: [][0],
     "freezes": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-    "sleeps": lambda: time.sleep(600),
+    "sleeps": lambda: time.sleep(4),
     "is slow": lambda: time.sleep(1),
     "lacks": lambda: lose_an_argument(),
 }
@@ -37,7 +37,8 @@ def lose_an_argument():
 
 
 class Echo:
-    """Stands in for a sampler: answers with the chunk's name and its process; fails as told, as often as told."""
+    """Stands in for a sampler: answers with the chunk's name, which is all that it is given, and its process; fails as
+    told, as often as told."""
 
     def __init__(self, starts=None):
         if starts is not None:
@@ -48,13 +49,13 @@ class Echo:
     def ready(self):
         return Whereabouts.own()
 
-    def rollout(self, chunk, fault, marks, times):
+    def rollout(self, name, fault, marks, times):
         if fault and len(list(Path(marks).iterdir())) < times:
             (Path(marks) / str(time.time())).touch()
-            sys.stderr.write(f"{chunk.name} {fault}\n")
+            sys.stderr.write(f"{name} {fault}\n")
             sys.stderr.flush()
             FAULTS[fault]()
-        return (chunk.name, os.getpid()), []
+        return (name, os.getpid()), []
 
     def square(self, number):
         return number * number
@@ -64,50 +65,70 @@ class Echo:
 
 
 def jobs(count):
-    return [Job("rollout", Chunk(f"chunk {index}", (), ()), ("", "", 0)) for index in range(count)]
+    return [Job("rollout", named(f"chunk {index}"), ("", "", 0)) for index in range(count)]
 
 
 def bad(name, fault, marks, times):
-    return Job("rollout", Chunk(name, (), ()), (fault, str(marks), times))
+    return Job("rollout", named(name), (fault, str(marks), times))
 
 
-def sampler(slots=1, starts=None):
-    return ray.remote(Echo).options(num_cpus=0, max_concurrency=slots).remote(starts)
+def sampler(starts=None):
+    return ray.remote(Echo).options(num_cpus=0, max_concurrency=2).remote(starts)
 
 
-def pool_of(count, slots=1, timeout=60.0, starts=None):
-    crew = Crew(lambda: sampler(slots, starts), count, count, 60.0, 60.0)
+def crew_of(count):
+    crew = Crew(sampler, count, count, 60.0, 60.0)
     crew.ask(count)
+    return crew
+
+
+def pool_for(crew, slots=1, timeout=60.0):
     pool = Pool(crew, slots, 60.0)
     pool.wait_ready()
     pool.timeout = timeout
     return pool
 
 
+@pytest.fixture(scope="module")
+def two(ray_cluster):
+    """A crew of two that no test loses."""
+    crew = crew_of(2)
+    yield crew
+    crew.close()
+
+
+@pytest.fixture(scope="module")
+def single(ray_cluster):
+    """A crew of one, replaced by every test that loses it."""
+    crew = crew_of(1)
+    yield crew
+    crew.close()
+
+
 def call(pool, fault, marks, times):
-    return pool.crew.seats[0].actor.rollout.remote(Chunk("", (), ()), fault, str(marks), times)
+    return pool.crew.seats[0].actor.rollout.remote("", fault, str(marks), times)
 
 
 def answers(pool, work):
     return [answer[0] for answer in ray.get(pool.wait_jobs(work))]
 
 
-def test_answers_come_in_the_order_of_the_jobs(ray_cluster):
-    pool, work = pool_of(2, slots=2), jobs(7)
+def test_answers_come_in_the_order_of_the_jobs(two):
+    pool, work = pool_for(two, slots=2), jobs(7)
     pool.submit(work)
     assert answers(pool, work) == [f"chunk {index}" for index in range(7)]
 
 
-def test_the_pool_goes_on_while_the_driver_waits_for_another(ray_cluster):
-    pool, work = pool_of(2), jobs(4)
+def test_the_pool_goes_on_while_the_driver_waits_for_another(two):
+    pool, work = pool_for(two), jobs(4)
     pool.submit(work)
     assert pool.wait_other(pool.crew.seats[0].actor.square.remote(3), "the square") == 9
     assert answers(pool, work) == [f"chunk {index}" for index in range(4)]
 
 
 @pytest.mark.parametrize("fault", ["dies", "raises", "freezes"])
-def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_cluster, tmp_path, fault):
-    pool = pool_of(1, timeout=12.0 if fault == "freezes" else 60.0)
+def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(single, tmp_path, fault):
+    pool = pool_for(single, timeout=8.0 if fault == "freezes" else 60.0)
     before = pool.crew.seats[0].whereabouts.pid
     work = [bad("bad", fault, tmp_path, 1), *jobs(2)]
     pool.submit(work)
@@ -118,10 +139,10 @@ def test_a_lost_samplers_job_is_done_again_and_the_sampler_is_replaced(ray_clust
     assert pool.crew.seats[0].whereabouts.pid != before
 
 
-def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(ray_cluster, tmp_path):
+def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(single, tmp_path):
     for name in ("slow", "deadly"):
         (tmp_path / name).mkdir()
-    pool = pool_of(1, slots=2)
+    pool = pool_for(single, slots=2)
     work = [bad("slow chunk", "is slow", tmp_path / "slow", 9), bad("chunk of death", "dies", tmp_path / "deadly", 3)]
     pool.submit(work)
     with pytest.raises(Quarantined) as caught:
@@ -134,10 +155,10 @@ def test_a_job_that_loses_three_samplers_is_put_aside_and_nobody_else_is_blamed(
 
 
 def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_cluster, tmp_path):
-    pool = pool_of(2)
+    pool = pool_for(crew_of(2))
     (tmp_path / "marks").mkdir()
     (tmp_path / "taken").touch()  # who finds it cannot start
-    pool.crew.spawn = lambda: sampler(starts=tmp_path / "taken")
+    pool.crew.spawn = lambda: sampler(tmp_path / "taken")
     pool._replace(pool.crew.seats[0], [], "is taken away")
     while len(pool.crew.seats) > 1:
         pool._pump([], time.monotonic() + 60)
@@ -150,12 +171,13 @@ def test_a_sampler_that_cannot_start_again_is_left_out_until_nobody_is_left(ray_
         pool.wait_jobs(work)
 
 
-def test_only_failed_starts_in_a_row_count(ray_cluster, tmp_path):
-    pool = pool_of(1)
+def test_only_failed_starts_in_a_row_count(single, tmp_path, monkeypatch):
+    pool = pool_for(single)
     taken = tmp_path / "taken"
     taken.touch()  # who finds it cannot start
-    starts = iter([str(taken), str(taken), None] * 2)
-    pool.crew.spawn = lambda: sampler(starts=next(starts))
+    starts = iter([taken, None] * 2)
+    monkeypatch.setattr("raypref.cluster.crew.MAX_LOSSES", 2)
+    monkeypatch.setattr(single, "spawn", lambda: sampler(next(starts)))
     for _ in range(2):
         pool._replace(pool.crew.seats[0], [], "is taken away")
         pool.wait_ready()
@@ -163,8 +185,8 @@ def test_only_failed_starts_in_a_row_count(ray_cluster, tmp_path):
     assert answers(pool, work) == ["chunk 0"]
 
 
-def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
-    pool = pool_of(2, timeout=1.5)
+def test_who_answered_while_the_driver_was_busy_is_not_late(two):
+    pool = pool_for(two, timeout=1.5)
     pids = [seat.whereabouts.pid for seat in pool.crew.seats]
     pool.submit(work := jobs(2))
     ray.wait(list(pool._running), num_returns=2, timeout=60)
@@ -174,8 +196,8 @@ def test_who_answered_while_the_driver_was_busy_is_not_late(ray_cluster):
     assert not any(job.losses for job in work)
 
 
-def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
-    pool = pool_of(1)
+def test_forgotten_jobs_do_not_come_back(single, tmp_path):
+    pool = pool_for(single)
     pool.submit([bad("forgotten", "dies", tmp_path, 2), *jobs(3)])
     pool.forget()
     work = jobs(1)
@@ -184,8 +206,8 @@ def test_forgotten_jobs_do_not_come_back(ray_cluster, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_only_what_went_with_a_node_is_done_again(ray_cluster):
-    pool = pool_of(1)
+def test_only_what_went_with_a_node_is_done_again(single):
+    pool = pool_for(single)
     pool.submit(work := jobs(3))
     before = pool.wait_jobs(work)
     work[1].node = "one that has gone"
@@ -195,23 +217,21 @@ def test_only_what_went_with_a_node_is_done_again(ray_cluster):
     assert not set(before) & set(pool.wait_jobs(work))
 
 
-def test_a_run_that_stops_itself_says_so_without_a_trace_through_the_worker(ray_cluster):
-    pool = pool_of(1)
+def test_a_run_that_stops_itself_says_so_without_a_trace_through_the_worker(two):
+    pool = pool_for(two)
     with pytest.raises(StoppedRun) as caught:
         pool.wait_other(pool.crew.seats[0].actor.stop.remote("no pairs"), "the learner")
     assert str(caught.value) == "no pairs"
 
 
-def test_silence_is_an_error_that_names_who_is_silent(ray_cluster, tmp_path):
-    pool = pool_of(1, timeout=1.0)
+def test_silence_is_an_error_that_names_who_is_silent(two, tmp_path):
+    pool = pool_for(two, timeout=1.0)
     with pytest.raises(Silence, match=r"no answer for 1 s \(cluster.timeout\) from the learner"):
-        pool.wait_other(
-            pool.crew.seats[0].actor.rollout.remote(Chunk("", (), ()), "sleeps", str(tmp_path), 1), "the learner"
-        )
+        pool.wait_other(call(pool, "sleeps", tmp_path, 1), "the learner")
 
 
-def test_lost_weights_are_the_learners_loss_and_lost_answers_are_told_apart(ray_cluster, tmp_path):
-    pool = pool_of(1)
+def test_lost_weights_are_the_learners_loss_and_lost_answers_are_told_apart(two, tmp_path):
+    pool = pool_for(two)
     pool.submit(work := [bad("bad", "lacks", tmp_path, 1), *jobs(1)])
     with pytest.raises(LearnerLost, match="weights"):
         pool.wait_jobs(work)

@@ -1,6 +1,7 @@
 """A run on Ray is the run without Ray, bit for bit, whatever the number of workers and whatever the lag."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import ray
@@ -10,6 +11,7 @@ from raypref.cluster.runtime import RayRuntime
 from raypref.train.experiment import CheckpointConfig, ClusterConfig
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
+from tests.cluster.conftest import LIVE
 from tests.cluster.reassign import reassign
 from tests.recording import Recording, small_experiment
 
@@ -38,23 +40,29 @@ def threads_of_workers(runtime: RayRuntime) -> set[int]:
     return set(ray.get(asked, timeout=240))
 
 
+def test_weights_are_the_same_bits_as_without_ray(workers, random_model, local_digests):
+    assert threads_of_workers(workers) == {workers.experiment.run.num_threads}
+    assert_bits(workers, random_model, local_digests)
+
+
+def assert_bits(runtime: RayRuntime, model: Path, local_digests: dict[int, str]) -> None:
+    for lag, wanted in local_digests.items():
+        plan, seen = small_experiment(model, lag=lag, cluster=runtime.experiment.cluster), Recording()
+        reassign(runtime, plan)
+        train(plan, runtime, seen)
+        assert seen.final_checksum() == wanted
+
+
 @pytest.mark.parametrize(
     ("samplers", "reward_workers"),
-    [*(pytest.param(count, 1, marks=pytest.mark.slow) for count in (1, 2)), (2, 0), (3, 2)],
+    [(1, 0), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in [(1, 1), (3, 2)])],
 )
-def test_weights_are_the_same_bits_as_without_ray(ray_cluster, random_model, local_digests, samplers, reward_workers):
-    cluster = ClusterConfig(samplers=samplers, reward_workers=reward_workers, worker_cpus=0.1, timeout=240.0)
-    plans = [dataclasses.replace(small_experiment(random_model, lag=lag), cluster=cluster) for lag in (0, 1)]
-    runtime = RayRuntime(plans[0])
+def test_more_and_fewer_workers_give_the_same_bits(ray_cluster, random_model, local_digests, samplers, reward_workers):
+    cluster = dataclasses.replace(LIVE, samplers=samplers, reward_workers=reward_workers)
+    runtime = RayRuntime(small_experiment(random_model, cluster=cluster))
+    assert len(runtime.scorers) == reward_workers
     try:
-        assert threads_of_workers(runtime) == {runtime.experiment.run.num_threads}
-        assert len(runtime.scorers) == reward_workers
-        for plan in plans:
-            if plan is not runtime.experiment:
-                reassign(runtime, plan)
-            seen = Recording()
-            train(plan, runtime, seen)
-            assert seen.final_checksum() == local_digests[plan.run.lag]
+        assert_bits(runtime, random_model, local_digests)
     finally:
         runtime.close()
 

@@ -86,7 +86,7 @@ class Worker:
         return "there"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def driver(ray_cluster):
     cluster = ClusterConfig(samplers=2, worker_cpus=0.25)
     resources, labels = zip(*group_bundles(cluster, num_threads=1), strict=True)
