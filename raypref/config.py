@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -282,7 +282,7 @@ def _complete(name: str, settings: Mapping[str, Any]) -> Table:
     return named_classes(rewards, Reward)[name].complete(settings, _complete)
 
 
-def _check_known(given: Mapping[str, Table], known: Collection[str], where: str) -> None:
+def _check_known(given: Mapping[str, Table], known: Sequence[str] | Mapping[str, Any], where: str) -> None:
     for name in given:
         if name not in known:
             raise ConfigError(f"{where}.{name}: no such reward is asked for{nearest(name, known)}")

@@ -35,8 +35,8 @@ def rows(study: Study, trials: Sequence[Trial]) -> tuple[list[str], list[list[st
         line = [trial.name, *(figure(trial.point[axis.address]) for axis in study.axes)]
         if trial.evaluations:
             last = trial.evaluations[-1]
-            judged = [f"{last.rewards[name].mean:.4f} ± {last.rewards[name].standard_error:.4f}" for name in rewards]
-            line += [str(last.iteration), *judged, f"{last.diversity:.4f}", f"{trial.kl_at(last.iteration):.4g}"]
+            found = [f"{last.rewards[name].mean:.4f} ± {last.rewards[name].standard_error:.4f}" for name in rewards]
+            line += [str(last.iteration), *found, f"{last.diversity:.4f}", f"{trial.kl_at(last.iteration):.4g}"]
         else:
             line += ["0", *[""] * (len(rewards) + 2)]
         lines.append([*line, trial.fate])
