@@ -34,8 +34,6 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "numpy", "safet
 GRID_ROWS = 12
 LOCAL = ("path", "single_file_config", "vae", "tiny_vae", "lora_weights")
 """Settings of [model] that may be local paths."""
-LOCAL_OF_REWARDS = ("path", "checkpoint", "tower", "tokenizer", "clip", "head", "med_config")
-"""Settings of rewards that may be."""
 
 
 class RunDirectory:
@@ -242,24 +240,9 @@ def portable(experiment: Experiment) -> dict[str, dict[str, Any]]:
         place = getattr(experiment.model, name)
         if place and place != "tiny" and Path(place).exists():
             tables["model"][name] = str(Path(place).resolve())
-    tables["reward"] = _absolute(tables["reward"])
-    tables["evaluate"]["reward_settings"] = _absolute(tables["evaluate"]["reward_settings"])
     if experiment.checkpoint.folder:
         tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
     return tables
-
-
-def _absolute(settings: Any, name: str = "") -> Any:
-    """A reward's settings with absolute paths, also of its parts."""
-    if isinstance(settings, Mapping):
-        return {key: _absolute(value, key) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [_absolute(value) for value in settings]
-    if name not in LOCAL_OF_REWARDS or not isinstance(settings, str):
-        return settings
-    place, colon, function = settings.partition(".py:")  # a function's file, or a plain path
-    file = Path(f"{place}.py" if colon else place)
-    return f"{file.resolve()}{colon[3:]}{function}" if settings and file.exists() else settings
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

@@ -532,19 +532,6 @@ def test_a_run_keeps_the_settings_of_its_rewards_that_were_defaults_when_it_bega
     assert watching_other.evaluate.reward_settings == {}
 
 
-def test_a_reward_s_local_files_are_found_from_anywhere(config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("def score(images, prompts): ...\n")
-    (tmp_path / "2.0").mkdir()  # no path, though a setting of that value
-    parts = '[{name="function", settings={path="mine.py:score"}}, {name="hpsv2", settings={version="2.0"}}]'
-    directory = RunDirectory.create(load_experiment(config, ["reward.name=mixture", f"reward.parts={parts}"]))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    function, hpsv2 = directory.changed([], RESUMABLE).reward.settings["parts"]
-    assert function["settings"] == {"path": f"{tmp_path}/mine.py:score"}
-    assert hpsv2["settings"]["version"] == "2.0"
-
-
 def test_a_packaged_reward_has_a_name_of_its_own(config):
     experiment = load_experiment(config, ["reward.name=hpsv2", "reward.backend=package", 'reward.version="2.0"'])
     settings = {"version": "2.0", "checkpoint": "", "device": "auto"}
