@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
 from raypref.checks import ConfigError, check_experiment, check_needs_nothing, needed_settings
+from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
 from raypref.methods.base import Method
@@ -40,6 +41,7 @@ Section = TypeVar("Section")
 
 SECTIONS: dict[str, type] = {
     "run": RunConfig,
+    "data": DataConfig,
     "model": ModelConfig,
     "sampling": SamplingConfig,
     "method": Method,
