@@ -37,6 +37,7 @@ def check_experiment(experiment: Experiment) -> None:
     check_rules(experiment)
     _check_model_here(experiment)
     _check_lora_weights(experiment)
+    _check_data(experiment.data.path)
     _check_cluster(experiment)
     _check_output(Path(experiment.run.output_dir))
     _check_protocol(experiment.checkpoint.folder)
@@ -167,6 +168,11 @@ def _check_lora_weights(experiment: Experiment) -> None:
             check_fit(file, family, here)
     except UnusableLoRA as problem:
         raise ConfigError(f"model.lora_weights = {config.lora_weights!r}: {problem}") from None
+
+
+def _check_data(path: str) -> None:
+    if path and not Path(path).exists():
+        raise ConfigError(f"data.path = {path!r}: there is no such file or folder")
 
 
 def _check_cluster(experiment: Experiment) -> None:

@@ -31,6 +31,18 @@ def train(
 
 
 @app.command()
+def prepare(config: Config, overrides: Overrides = None) -> None:
+    """Encode the labelled pictures of [data] once, as `train` would before it starts; goes on where it stopped."""
+    from raypref.config import load_experiment
+    from raypref.prepare import describe
+    from raypref.prepare import prepare as encode
+    from raypref.progress import warn
+
+    prepared = encode(load_experiment(config, overrides or []), warn)
+    typer.echo(f"{describe(prepared)}: {prepared.folder.resolve()}")
+
+
+@app.command()
 def tune(
     config: Config,
     overrides: Overrides = None,

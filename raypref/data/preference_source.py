@@ -24,9 +24,6 @@ class DataConfig:
     """first: of rows with the same prompt only the first is used."""
     unreadable: Literal["stop", "skip"] = "stop"
     """What to do where a picture cannot be read. skip: leave its row out, and count it."""
-    resolution: int = 0
-    """Pictures are resized to so many pixels on the shorter side and cropped to a square in the middle; 0: what the
-    model was made for."""
     random_flip: bool = False
     """Half of the rows are mirrored, at random, anew in every pass. Both versions of a picture are encoded."""
     prompt_dropout: float = 0.0
@@ -43,7 +40,3 @@ class DataConfig:
             )
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"prompt_dropout = {self.prompt_dropout}: use 0 (off) to below 1, such as 0.2.")
-        if self.resolution < 0 or self.resolution % 8:
-            raise ValueError(
-                f"resolution = {self.resolution}: use a multiple of 8, or 0 (what the model was made for)."
-            )

@@ -49,6 +49,8 @@ class SetManifest:
     """Rows that can be used."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Why, and how many, rows cannot."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Why, and how many, rows of the source have no place."""
     made_from: dict[str, Any] = field(default_factory=dict)
     """Everything that decided the latents."""
     checksum: str = ""

@@ -77,7 +77,7 @@ class SetWriter:
             UnusableSet: where latents are not finite: the VAE has failed.
         """
         if not bool(latents.isfinite().all()):
-            raise UnusableSet(f"row {place} has latents that are not finite; check the VAE and model.dtype")
+            raise UnusableSet(f"row {place} has latents that are not finite; check model.vae and model.dtype")
         values = latents.float().contiguous().numpy()
         assert values.shape == place_shape(self.manifest)
         self._latents.seek(self._start + place * values.nbytes)
@@ -127,7 +127,7 @@ class SetWriter:
 
     def close(self) -> None:
         """Everything is on the disk afterwards."""
-        for file in (self._latents, self._log):
+        for file in (file for file in (self._latents, self._log) if not file.closed):
             file.flush()
             os.fsync(file.fileno())
             file.close()
