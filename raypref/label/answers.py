@@ -31,14 +31,14 @@ class Answers:
         if first and json.loads(first) != about:
             raise UnusableSet(f"{file} holds answers about another set, or with another seed; name another output")
         for line in lines:
-            self._apply(json.loads(line))
+            self._apply(**json.loads(line))
         self._log = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if not first:
             self._append(about)
 
     def give(self, row: int, choice: Choice) -> None:
         """Keeps an answer. It is on the disk when this returns."""
-        self._keep({"row": row, "choice": choice})
+        self._keep(row, choice)
 
     def last(self) -> int | None:
         """The row that was answered last."""
@@ -46,21 +46,20 @@ class Answers:
 
     def take_back(self, row: int) -> None:
         """Forgets the answer to a row."""
-        self._keep({"row": row, "choice": None})
+        self._keep(row, None)
 
     def close(self) -> None:
         os.close(self._log)
 
-    def _keep(self, line: dict[str, object]) -> None:
-        self._append(line)
-        self._apply(line)
+    def _keep(self, row: int, choice: Choice | None) -> None:
+        self._append({"row": row, "choice": choice})
+        self._apply(row, choice)
 
-    def _apply(self, line: dict[str, object]) -> None:
-        row, choice = line["row"], line["choice"]
+    def _apply(self, row: int, choice: Choice | None) -> None:
         if choice is None:
-            del self.given[row]  # type: ignore[arg-type]
+            del self.given[row]
         else:
-            self.given[row] = choice  # type: ignore[index, assignment]
+            self.given[row] = choice
 
     def _append(self, line: dict[str, object]) -> None:
         os.write(self._log, json.dumps(line).encode() + b"\n")  # in one piece, or not

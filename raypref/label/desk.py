@@ -14,6 +14,8 @@ from raypref.data.table import Picture, PictureTable
 from raypref.label.answers import LABELS, Answers, Choice
 
 Side = Literal["left", "right"]
+LEFT_AND_RIGHT: tuple[tuple[Choice, Choice], ...] = (("first", "second"), ("second", "first"))
+"""What is meant by the sides, by which picture is on the left."""
 REMEMBERED = 16
 """Rows whose pictures are kept: a step back, and what a browser asks for again."""
 
@@ -95,12 +97,11 @@ class Desk:
         return self._key(row).integer(2)
 
     def _meant(self, row: int, choice: str) -> Choice:
-        if choice == "tie" or choice == "neither":
-            return choice
-        if choice not in ("left", "right"):
-            raise ValueError(f"choice = {choice!r}: use left, right, tie or neither")
-        chosen = self._left(row) if choice == "left" else 1 - self._left(row)
-        return "second" if chosen else "first"
+        left, right = LEFT_AND_RIGHT[self._left(row)]
+        meant: dict[str, Choice] = {"left": left, "right": right, "tie": "tie", "neither": "neither"}
+        if choice not in meant:
+            raise ValueError(f"choice = {choice!r}: use {', '.join(meant)}")
+        return meant[choice]
 
 
 class InOrder:
