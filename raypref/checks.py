@@ -293,6 +293,8 @@ def check_outlives_job(experiment: Experiment) -> None:
         ConfigError: where what the run writes would lie there.
     """
     places = {"run.output_dir": experiment.run.output_dir, "checkpoint.folder": experiment.checkpoint.folder}
+    if experiment.data.path:
+        places["data.cache_dir"] = experiment.data.cache_dir
     for field, place in places.items():
         if place and "://" not in place and not Path(place).is_absolute():
             raise ConfigError(
