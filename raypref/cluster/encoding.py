@@ -1,5 +1,6 @@
 """Data workers on Ray Data, which streams blocks of rows to them, holds back where they are fast, replaces the lost."""
 
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -68,23 +69,25 @@ def encode_on_ray(experiment: Experiment, blocks: list[Block], shape: tuple[int,
 def _stream(experiment: Experiment, blocks: list[Block], shape: tuple[int, ...]) -> Iterator[EncodedRow]:
     import ray.data as ray_data  # seconds, and pandas: only those who encode on Ray need it
 
-    context = ray_data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray_data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every plan and every switch
     bundle = next(bundle for bundle in placement(experiment.cluster) if bundle.role == "sampler")
+    workers = min(bundle.least, len(blocks)), min(bundle.most, len(blocks))
     described = [{"rows": b.rows, "places": b.places, "swapped": b.swapped} for b in blocks]
     encoded = ray_data.from_items(described, override_num_blocks=len(described)).map_batches(
         DataWorker,
         fn_constructor_args=(experiment,),
         batch_size=1,
-        concurrency=(min(bundle.least, len(blocks)), min(bundle.most, len(blocks))),
-        max_task_retries=MAX_LOSSES,
+        compute=ray_data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1]),
+        ray_remote_args_fn=lambda: {"max_task_retries": MAX_LOSSES},
         **bundle.options(),
     )
     try:
         for batch in encoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             yield from _unpack(batch, shape)
     except ray.exceptions.RayError as problem:
-        raise DataWorkersLost(f"pictures could not be encoded: {problem}") from problem
+        said = str(problem).strip().splitlines()[-1]  # the lines above it are the worker's traceback
+        raise DataWorkersLost(f"pictures could not be encoded: {said}") from problem
 
 
 def _pack(rows: list[EncodedRow]) -> dict[str, Any]:
