@@ -96,6 +96,12 @@ def test_several_parquet_files_are_one_set(tmp_path):
     assert list(table.pictures(("jpg_0",), [3, 4])) == [(PAIRS[3]["jpg_0"],), (PAIRS[4]["jpg_0"],)]
 
 
+def test_rows_deep_in_a_large_group_are_found(tmp_path):
+    table = open_table(write_parquet(tmp_path / "set.parquet", PAIRS * 5, group=30))
+    rows = [1, 9, 16, 22, 29]
+    assert list(table.pictures(("jpg_0",), rows)) == [(PAIRS[row % 6]["jpg_0"],) for row in rows]
+
+
 def test_images_as_datasets_writes_them_are_read(tmp_path):
     rows = [row | {"jpg_0": {"bytes": row["jpg_0"], "path": "x.png"}} for row in PAIRS]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "set.parquet")
