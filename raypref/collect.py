@@ -72,8 +72,8 @@ def collected(folder: Path) -> Collected:
     """Counts what a folder holds."""
     from pyarrow import parquet
 
-    columns = ["has_label", "label_0", "label_1"]
-    rows = [row for file in sorted(folder.glob("*.parquet")) for row in parquet.read_table(file, columns).to_pylist()]
+    columns, files = ["has_label", "label_0", "label_1"], sorted(folder.glob("*.parquet"))
+    rows = [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
     labelled = [row for row in rows if row["has_label"]]
     ties = sum(row["label_0"] == row["label_1"] for row in labelled)
     return Collected(len(rows), ties, len(rows) - len(labelled))
