@@ -87,9 +87,13 @@ class Memory:
     def facts(self) -> dict[str, object]:
         """The most in the first tenth and in the last, in MiB, of this process and of all data workers."""
         found, grown = dict[str, object](), list[int]()
-        for name, column in (("this process", 1), ("data workers", 2)):
-            first = [sample[column] for sample in self.samples if 0 < sample[0] <= 0.1]
-            last = [sample[column] for sample in self.samples if sample[0] >= 0.9]
+        owners = {
+            "this process": [(share, here) for share, here, _ in self.samples],
+            "data workers": [(share, workers) for share, _, workers in self.samples],
+        }
+        for name, samples in owners.items():
+            first = [used for share, used in samples if 0 < share <= 0.1]
+            last = [used for share, used in samples if share >= 0.9]
             if first and last and max(first):
                 found[name] = {"first_tenth_mib": max(first) // MIB, "last_tenth_mib": max(last) // MIB}
                 grown.append(max(last) - max(first))

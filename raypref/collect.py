@@ -25,8 +25,8 @@ from raypref.train.experiment import Experiment
 from raypref.train.runtime import Runtime
 from raypref.train.scorer import Judgement
 
-SETTINGS = "collect.json"
-"""What the pairs of a folder depend on."""
+SETTINGS = "_collect.json"
+"""What the pairs of a folder depend on. Readers of Parquet pass over names that begin like this."""
 
 
 @dataclass(frozen=True)

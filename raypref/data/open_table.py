@@ -1,5 +1,6 @@
 """Which format a path is in."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from raypref.data.folder_table import FolderTable
@@ -8,7 +9,7 @@ from raypref.data.preferences import UnusableSet
 from raypref.data.table import PictureTable
 from raypref.data.webdataset_table import WebDatasetTable
 
-FORMATS: dict[str, type[PictureTable]] = {
+FORMATS: dict[str, Callable[[Path], PictureTable]] = {
     ".parquet": ParquetTable,
     ".tar": WebDatasetTable,
     ".jsonl": FolderTable,
@@ -37,7 +38,7 @@ def open_table(path: Path) -> PictureTable:
     return table
 
 
-def _of_folder(folder: Path) -> type[PictureTable] | None:
+def _of_folder(folder: Path) -> Callable[[Path], PictureTable] | None:
     lines = any(folder.glob("*.jsonl"))
     kinds = [
         kind for suffix, kind in FORMATS.items() if (lines if suffix == ".jsonl" else any(folder.rglob(f"*{suffix}")))

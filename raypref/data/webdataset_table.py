@@ -76,13 +76,13 @@ def _read(tar: Path) -> list[Sample]:
         with tarfile.open(tar, "r:") as opened:
             for member in opened:
                 if member.isfile():
-                    _sort_in(opened, member, samples)
+                    _sort_in(tar, opened, member, samples)
     except (OSError, tarfile.TarError) as problem:
         raise UnusableSet(f"{tar} is not readable as an uncompressed tar file: {problem}") from None
     return list(samples.values())
 
 
-def _sort_in(opened: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, Sample]) -> None:
+def _sort_in(tar: Path, opened: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, Sample]) -> None:
     folder, _, name = member.name.rpartition("/")
     stem, _, column = name.partition(".")
     sample = samples.setdefault(f"{folder}/{stem}", Sample())
@@ -95,4 +95,4 @@ def _sort_in(opened: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str
         text = content.read().decode()
         sample.values |= json.loads(text) if column == "json" else {column: TEXT[column](text.strip())}
     except (ValueError, TypeError) as problem:
-        raise UnusableSet(f"{opened.name}, {member.name} is not readable: {problem}") from None
+        raise UnusableSet(f"{tar}, {member.name} is not readable: {problem}") from None

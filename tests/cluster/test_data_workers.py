@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from raypref import prepare as preparing
+from raypref.cluster.encoding import DataWorkersLost, _in_time
 from raypref.core.seeding import Key
 from raypref.data.preference_source import DataConfig
 from raypref.prepare import prepare
@@ -43,3 +44,25 @@ def kill_a_data_worker(cache: Path) -> int:
     ]
     worker.kill()
     return len(logged)
+
+
+def test_silence_and_failures_of_data_workers_end_the_wait():
+    over = threading.Event()
+
+    def hanging():
+        yield {"place": [1]}
+        over.wait()
+
+    batches = _in_time(hanging(), 0.2)
+    assert next(batches) == {"place": [1]}
+    with pytest.raises(DataWorkersLost, match=r"anything for 0\.2 s"):
+        next(batches)
+    over.set()
+
+    def failing():
+        yield {"place": [1]}
+        raise OSError("why")
+
+    with pytest.raises(OSError, match="why"):
+        list(_in_time(failing(), 20))
+    assert list(_in_time(iter([{"a": 1}, {"a": 2}]), 20)) == [{"a": 1}, {"a": 2}]
