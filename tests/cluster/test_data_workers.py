@@ -19,6 +19,8 @@ from tests.data.labelled import PAIRS, write_tar
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # Ray Data and two workers, one after the other, load half a minute of libraries
+@pytest.mark.timeout(900)
 def test_a_data_worker_that_dies_loses_no_row_and_repeats_none(make_experiment, tmp_path, ray_cluster, monkeypatch):
     config = DataConfig(path=str(write_tar(tmp_path / "set.tar", PAIRS * 40)), cache_dir=str(tmp_path / "here"))
     local = prepare(make_experiment(data=config, cluster=ClusterConfig(runtime="local")), print)
