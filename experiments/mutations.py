@@ -411,7 +411,7 @@ MUTANTS = [
     Mutant("run.py", "replace_text(directory.summary, ", "directory.summary.write_text("),
     Mutant("disk.py", "if problem.errno not in REFUSALS:", "if False:"),
     Mutant("disk.py", "iteration_of(complete[-1])", "iteration_of(complete[0])"),
-    Mutant("lock.py", "fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    Mutant("lock.py", "fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
     Mutant("lock.py", "stream.truncate(0)", "stream.seek(0)"),
     # Preference data: rows by address, the winner first, nothing twice, nothing damaged.
     Mutant("data/preferences.py", 'key("order", epoch)', 'key("order", 0)'),

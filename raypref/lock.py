@@ -12,9 +12,11 @@ from raypref.checks import ConfigError
 
 
 @contextmanager
-def locked(path: Path, what: str = "run directory", key: str = "run.output_dir or run.name") -> Iterator[None]:
+def locked(
+    path: Path, what: str = "run directory", key: str = "run.output_dir or run.name", wait: bool = False
+) -> Iterator[None]:
     """Holds a run directory, or another folder, which need not exist yet, for the duration. `key` says what would name
-    another.
+    another. With `wait` it is waited for, while another process holds it.
 
     The lock is on a file beside it, `.NAME.lock`, because --overwrite replaces the directory itself. The file stays:
     deleting it could take away the lock of whoever comes next.
@@ -33,7 +35,7 @@ def locked(path: Path, what: str = "run directory", key: str = "run.output_dir o
         ) from None
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             raise ConfigError(

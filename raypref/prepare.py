@@ -15,6 +15,7 @@ from raypref.data.preferences import MANIFEST, PreparedSet, SetManifest, Unusabl
 from raypref.data.selection import Chosen, check_columns, select
 from raypref.data.set_writer import SetWriter
 from raypref.data.table import PictureTable
+from raypref.disk import REFUSALS
 from raypref.lock import locked
 from raypref.models.base import Encoder
 from raypref.train.build import claim_threads, model_family
@@ -27,11 +28,13 @@ LARGE = 1000
 
 
 def prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
-    """The set that `[data]` asks for, from the cache or made now. Where it was begun, it goes on.
+    """The set that `[data]` asks for, from the cache or made now. Where it was begun, it goes on; where another process
+    makes it, it is waited for.
 
     Raises:
-        ConfigError: where the data is not what the config says, or another process is making the set.
-        StoppedRun: where a picture cannot be read, and data.unreadable is "stop"; where data workers are lost.
+        ConfigError: where the data is not what the config says.
+        StoppedRun: where a picture cannot be read, and data.unreadable is "stop"; where data workers are lost; where
+            the disk is full.
     """
     if not experiment.data.path:
         raise ConfigError("data.path is missing: name a file or folder with labelled pictures, see docs/data.md")
@@ -39,6 +42,13 @@ def prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
         return _prepare(experiment, say)
     except UnusableSet as problem:
         raise ConfigError(f"data.path = {experiment.data.path!r}: {problem}") from None
+    except OSError as problem:
+        if problem.errno not in REFUSALS:
+            raise
+        raise StoppedRun(
+            f"{problem.filename or experiment.data.cache_dir}: {problem.strerror}; what is encoded stays, and the next "
+            "start goes on from there"
+        ) from problem
 
 
 def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
@@ -54,9 +64,11 @@ def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
         return PreparedSet.open(path, config)
     made_from = _made_from(table, config, encoder)
     folder = cache_folder(config, made_from)
-    with locked(folder, "preference set", "data.cache_dir"):
-        if not (folder / MANIFEST).exists():
-            _make(experiment, RowEncoder(encoder, table, config), folder, made_from, say)
+    if not (folder / MANIFEST).exists():
+        # Trials of a study all want it at once: one makes it, the others wait.
+        with locked(folder, "preference set", "data.cache_dir", wait=True):
+            if not (folder / MANIFEST).exists():
+                _make(experiment, RowEncoder(encoder, table, config), folder, made_from, say)
     found = PreparedSet.open(folder, config)
     say(f"preferences: {describe(found)}, in {folder}")
     return found

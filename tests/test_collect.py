@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
+from typer.testing import CliRunner
 
 from raypref import collect as collecting
 from raypref.checks import ConfigError
+from raypref.cli import app
 from raypref.collect import collect, collected, label
 from raypref.core.seeding import Key
 from raypref.data.preference_source import DataConfig
@@ -78,6 +80,12 @@ def test_a_folder_keeps_to_its_settings(small, tmp_path):
         collect(small, tmp_path / "full", 1, quietly)
     with pytest.raises(ConfigError, match="--pairs 0"):
         collect(small, tmp_path / "none", 0, quietly)
+
+
+def test_the_command_says_what_it_has_done(toml, tmp_path):
+    done = CliRunner().invoke(app, ["collect", str(toml), str(tmp_path / "pairs"), "--pairs", "2", "run.seed=3"])
+    assert done.exit_code == 0, done.output
+    assert f"2 pairs, 0 ties, 0 without a score: {tmp_path / 'pairs'}" in done.output
 
 
 def test_labels_of_scores():

@@ -1,5 +1,8 @@
 """A set is encoded once, by the pipeline's own VAE; what is made again, partly or by others, is the same."""
 
+import errno
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from raypref.core.seeding import Key
 from raypref.data.open_table import open_table
 from raypref.data.pictures import read_picture
 from raypref.data.preference_source import DataConfig
+from raypref.data.preferences import MANIFEST
 from raypref.data.selection import select
+from raypref.data.set_writer import SetWriter
 from raypref.lock import locked
 from raypref.prepare import prepare
 from raypref.train.encoding import BLOCK, RowEncoder, blocks
@@ -131,13 +136,32 @@ def test_what_the_config_names_wrongly_is_one_error_before_a_model_loads(with_da
         prepare(make_experiment(), quietly)
 
 
-def test_one_process_makes_a_set_at_a_time(with_data):
-    folder = prepare(with_data(), quietly).folder
-    with (
-        locked(folder, "preference set", "data.cache_dir"),
-        pytest.raises(ConfigError, match=r"preference set .* is working in it"),
-    ):
+def test_who_comes_second_waits_and_uses_what_the_first_has_made(with_data):
+    found = prepare(with_data(), quietly)
+    (found.folder / MANIFEST).rename(found.folder / "aside")  # as if it were still being made
+    with ThreadPoolExecutor() as pool:
+        with locked(found.folder):
+            second = pool.submit(prepare, with_data(), lambda line: pytest.fail(line) if "encoding" in line else None)
+            time.sleep(0.5)
+            assert not second.done()
+            (found.folder / "aside").rename(found.folder / MANIFEST)
+        assert second.result(60).manifest.checksum == found.manifest.checksum
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(with_data, monkeypatch):
+    put, places = SetWriter.put, list[int]()
+
+    def full(self, place, *row):
+        places.append(place)
+        if len(places) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.folder / "latents.npy"))
+        put(self, place, *row)
+
+    monkeypatch.setattr(SetWriter, "put", full)
+    with pytest.raises(StoppedRun, match=r"latents\.npy: No space left on device; what is encoded stays"):
         prepare(with_data(), quietly)
+    assert len(prepare(with_data(), quietly)) == 4
+    assert places == [0, 1, 2, 2, 3]
 
 
 def test_blocks_hold_every_place_once_and_stay_inside_a_group(tmp_path):

@@ -1,6 +1,8 @@
 """A person's choices, over HTTP: kept at once, taken back, gone on with after a kill, written in the common schema."""
 
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -26,8 +28,12 @@ CONFIG = DataConfig()
 class Browser:
     """What the page asks for."""
 
-    def __init__(self, server: LabelServer) -> None:
-        self.address = f"http://127.0.0.1:{server.server_port}"
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    @classmethod
+    def of(cls, server: LabelServer) -> "Browser":
+        return cls(f"http://127.0.0.1:{server.server_port}")
 
     def ask(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> tuple[int, bytes]:
         data = None if body is None else json.dumps(body).encode()
@@ -75,7 +81,7 @@ def open_browser(table: Path, output: Path) -> Iterator[Any]:
     def start(seed: int = 0) -> Browser:
         servers.append(LabelServer(Desk(open_table(table), CONFIG, output, seed), "127.0.0.1", 0))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return Browser(servers[-1])
+        return Browser.of(servers[-1])
 
     yield start
     for server in servers:
@@ -183,7 +189,7 @@ def test_a_broken_picture_is_told_and_can_be_passed_over(tmp_path, output):
     desk = Desk(open_table(folder), CONFIG, output, 0)
     server = LabelServer(desk, "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    browser = Browser(server)
+    browser = Browser.of(server)
     assert sorted(browser.ask(f"/picture/0/{side}")[0] for side in ("left", "right")) == [200, 404]
     browser.choose("neither")
     assert desk.export() == 1
@@ -205,3 +211,28 @@ def test_a_broken_picture_is_told_and_can_be_passed_over(tmp_path, output):
 def test_what_cannot_be_served_is_one_error(table, tmp_path, words, output, said):
     with pytest.raises(ConfigError, match=said):
         serve(table, tmp_path / output, words, 0, 0, print)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_after_a_kill_and_writes_when_it_is_ended(table, output):
+    def start() -> tuple[subprocess.Popen, str]:
+        command = [sys.executable, "-m", "raypref.cli", "label", str(table), str(output), "--port", "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = process.stdout.readline()
+        return process, line.split(" choose at ")[1].strip()
+
+    first, address = start()
+    browser = Browser(address)
+    browser.choose("left")
+    browser.choose("tie")
+    first.kill()
+    first.wait(20)
+    assert not output.exists()
+    second, address = start()
+    browser = Browser(address)
+    assert browser.state()["done"] == 2
+    browser.choose("neither")
+    second.terminate()
+    assert f"3 pairs: {output}" in second.communicate(timeout=60)[0]
+    assert second.returncode == 0
+    assert open_table(output).values("has_label") == [True, True, False]
