@@ -25,7 +25,7 @@ from raypref.core.seeding import Key
 from raypref.data.open_table import open_table
 from raypref.data.pick_a_pic import Pair, write_pairs
 from raypref.data.preference_source import DataConfig
-from raypref.data.preferences import PreparedSet, read_place
+from raypref.data.preferences import PreparedSet
 from raypref.data.selection import select
 from raypref.methods.rdpo import RDPO
 from raypref.prepare import prepare
@@ -161,7 +161,7 @@ def same_as_here(experiment: Experiment, found: PreparedSet) -> int:
     )
     places = sorted(int(place) for place in Key(0)("sample").permutation(len(chosen))[:SAMPLE])
     rows = (row for block in blocks(encoder.table, chosen, places) for row in encoder.encode(block))
-    stored = (read_place(found.folder, found.manifest, place) for place in places)
+    stored = (found.manifest.latents(found.folder).read(place) for place in places)
     return sum(
         row.latents is not None and np.array_equal(row.latents.numpy(), expected)
         for row, expected in zip(rows, stored, strict=True)

@@ -11,7 +11,7 @@ from raypref.checks import ConfigError
 from raypref.cluster.encoding import encode_on_ray
 from raypref.data.open_table import open_table
 from raypref.data.preference_source import DataConfig
-from raypref.data.preferences import MANIFEST, PreparedSet, SetManifest, UnusableSet, place_shape, read_manifest
+from raypref.data.preferences import MANIFEST, PreparedSet, SetManifest, UnusableSet, read_manifest
 from raypref.data.selection import Chosen, check_columns, select
 from raypref.data.set_writer import SetWriter
 from raypref.data.table import PictureTable
@@ -154,7 +154,7 @@ def _rows(
     """Encoded here, or by data workers; the bits are the same."""
     large = sum(len(block.rows) for block in todo) >= LARGE
     if experiment.cluster.runtime == "ray" and large and importlib.util.find_spec("pandas"):  # Ray Data needs it
-        yield from encode_on_ray(experiment, todo, place_shape(manifest))
+        yield from encode_on_ray(experiment, todo, manifest.latents(Path()).shape)
     else:
         for block in todo:
             yield from encoder.encode(block)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from raypref.core.seeding import Key
 from raypref.core.types import LOSE, WIN, Preferences
+from raypref.data.latents_file import LatentsFile, row_checksum
 from raypref.data.preference_source import DataConfig
 
 FORMAT = 1
@@ -56,6 +57,11 @@ class SetManifest:
     checksum: str = ""
     """Of the rows, their prompts, and by their checksums of their latents: the identity of the set."""
     format: int = FORMAT
+
+    def latents(self, folder: Path) -> LatentsFile:
+        """The file of the set in a folder."""
+        variants = 2 if self.mirrored else 1
+        return LatentsFile(folder / LATENTS, self.places, (variants, self.arms, *self.latent_shape))
 
 
 @dataclass(frozen=True)
@@ -172,13 +178,15 @@ class PreparedSet:
         return torch.from_numpy(self.label[rows.numpy()])
 
     def _latents(self, row: int, mirrored: bool) -> Float[Tensor, "A C H W"]:
-        """One row, proved. It is read, not mapped: a file that has become shorter is then an error and no crash."""
-        latents = read_place(self.folder, self.manifest, int(self.place[row]))
+        """One row, proved."""
+        file = self.manifest.latents(self.folder)
+        try:
+            latents = file.read(int(self.place[row]))
+        except EOFError as problem:
+            raise UnusableSet(f"{problem}; delete the folder, and it is made again") from None
         if row_checksum(latents) != int(self.checksum[row]):
-            raise UnusableSet(
-                f"{self.folder / LATENTS} is damaged in row {row}; delete the folder, and it is made again"
-            )
-        return torch.from_numpy(latents[int(mirrored)].astype(np.float32))
+            raise UnusableSet(f"{file.path} is damaged in row {row}; delete the folder, and it is made again")
+        return torch.from_numpy(latents[int(mirrored)].copy())
 
 
 @lru_cache(maxsize=8)
@@ -218,31 +226,3 @@ def write_manifest(folder: Path, manifest: SetManifest) -> None:
 def identity(rows: bytes, prompts: bytes) -> str:
     """XXH3-128 of both files."""
     return xxhash.xxh3_128(rows + prompts).hexdigest()
-
-
-def row_checksum(latents: Float32[np.ndarray, "V A C H W"]) -> int:
-    """63 bits of XXH3 of a row's bytes."""
-    return xxhash.xxh3_64(np.ascontiguousarray(latents).data).intdigest() >> 1
-
-
-def place_shape(manifest: SetManifest) -> tuple[int, ...]:
-    """V, A, C, H, W."""
-    return (2 if manifest.mirrored else 1, manifest.arms, *manifest.latent_shape)
-
-
-def read_place(folder: Path, manifest: SetManifest, place: int) -> Float32[np.ndarray, "V A C H W"]:
-    """The latents at a place of a set's file.
-
-    Raises:
-        UnusableSet: where the file ends before.
-    """
-    shape = place_shape(manifest)
-    count = int(np.prod(shape))
-    with (folder / LATENTS).open("rb") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        file.seek(4 * count * place, 1)
-        found = np.fromfile(file, np.float32, count)
-    if len(found) < count:
-        raise UnusableSet(f"{folder / LATENTS} ends before row {place}; delete the folder, and it is made again")
-    return found.reshape(shape)

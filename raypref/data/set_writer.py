@@ -12,17 +12,14 @@ from jaxtyping import Float
 from safetensors.numpy import save
 from torch import Tensor
 
+from raypref.data.latents_file import row_checksum
 from raypref.data.preferences import (
-    LATENTS,
     PROMPTS,
     ROWS,
     PreparedSet,
     SetManifest,
     UnusableSet,
     identity,
-    place_shape,
-    read_place,
-    row_checksum,
     write_manifest,
 )
 
@@ -54,21 +51,18 @@ class SetWriter:
         Raises:
             UnusableSet: where the folder holds the beginnings of another set.
         """
-        self.folder, self.manifest = folder, manifest
+        self.folder, self.manifest, self.latents = folder, manifest, manifest.latents(folder)
         folder.mkdir(parents=True, exist_ok=True)
         planned = json.dumps(asdict(manifest), sort_keys=True)
         if (folder / PLAN).exists():
             if (folder / PLAN).read_text() != planned:
                 raise UnusableSet(f"{folder} holds the beginnings of another set; delete it, or name another folder")
         else:
-            self._make_room()
+            self.latents.make()
             (folder / PLAN).write_text(planned)
         self.rows = {row.place: row for row in self._logged() if self._is_good(row)}
         self._rewrite_log()
-        self._latents, self._log = (folder / LATENTS).open("r+b"), (folder / LOG).open("a")
-        np.lib.format.read_magic(self._latents)
-        np.lib.format.read_array_header_1_0(self._latents)
-        self._start = self._latents.tell()
+        self._log = (folder / LOG).open("a")
 
     def put(self, place: int, latents: Float[Tensor, "V A C H W"], prompt: str, label: float) -> None:
         """A row: see `PreparedSet` for the order of arms and the meaning of labels.
@@ -79,10 +73,7 @@ class SetWriter:
         if not bool(latents.isfinite().all()):
             raise UnusableSet(f"row {place} has latents that are not finite; check model.vae and model.dtype")
         values = latents.float().contiguous().numpy()
-        assert values.shape == place_shape(self.manifest)
-        self._latents.seek(self._start + place * values.nbytes)
-        self._latents.write(values.tobytes())
-        self._latents.flush()
+        self.latents.write(place, values)
         self._note(LoggedRow(place, prompt, label, row_checksum(values)))
 
     def skip(self, place: int, why: str) -> None:
@@ -127,23 +118,16 @@ class SetWriter:
 
     def close(self) -> None:
         """Everything is on the disk afterwards."""
-        for file in (file for file in (self._latents, self._log) if not file.closed):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        if not self._log.closed:
+            self.latents.sync()
+            self._log.flush()
+            os.fsync(self._log.fileno())
+            self._log.close()
 
     def _note(self, row: LoggedRow) -> None:
         self._log.write(json.dumps(asdict(row)) + "\n")
         self._log.flush()
         self.rows[row.place] = row
-
-    def _make_room(self) -> None:
-        """A file of the final size, which takes no room on the disk until it is written to."""
-        shape = (self.manifest.places, *place_shape(self.manifest))
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        with (self.folder / LATENTS).open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + 4 * int(np.prod(shape)))
 
     def _logged(self) -> Iterator[LoggedRow]:
         """The log as far as it can be read: its last line may have been cut off."""
@@ -156,7 +140,7 @@ class SetWriter:
 
     def _is_good(self, row: LoggedRow) -> bool:
         """Whether the latents that the log speaks of are there: a power cut may have left one without the other."""
-        return bool(row.skipped) or row_checksum(read_place(self.folder, self.manifest, row.place)) == row.checksum
+        return bool(row.skipped) or row_checksum(self.latents.read(row.place)) == row.checksum
 
     def _rewrite_log(self) -> None:
         fresh = self.folder / f"{LOG}.new"
