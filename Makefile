@@ -5,7 +5,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check bench profile models-check parity versions mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check data-check bench profile models-check parity versions mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -44,6 +44,9 @@ soak: $(READY)  ## a thousand iterations: docs/soak.svg; memory must stay flat
 
 cluster-check: $(READY)  ## what must hold on a cluster of several nodes, all on this machine; JSON lines
 	$(BIN)/python -m experiments.cluster_check
+
+data-check: $(READY)  ## 10,000 pairs: flat memory, and a killed data worker loses none; JSON lines
+	$(BIN)/python -m experiments.data_check
 
 bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; a run's start; JSON lines
 	$(BIN)/python -m benchmarks.roofline

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 FOLDER = Path(tempfile.gettempdir()) / "raypref-versions"
 ENDS = ("floor", "newest")
-EXTRAS = ("parquet", "tune", "wandb")
+EXTRAS = ("data", "parquet", "tune", "wandb")
 TESTS = (
     *("tests/models", "tests/rewards", "tests/evaluate", "tests/data", "tests/train/test_every_method.py"),
     *("tests/test_memory.py", "tests/test_cli.py", "tests/cluster/test_ray_runtime.py", "tests/tune"),

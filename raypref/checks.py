@@ -36,6 +36,7 @@ def check_experiment(experiment: Experiment) -> None:
     check_rules(experiment)
     _check_model_here(experiment)
     _check_lora_weights(experiment)
+    _check_data(experiment.data.path)
     _check_cluster(experiment)
     _check_output(Path(experiment.run.output_dir))
     _check_protocol(experiment.checkpoint.folder)
@@ -148,6 +149,11 @@ def _check_lora_weights(experiment: Experiment) -> None:
         raise ConfigError(f"model.lora_weights = {config.lora_weights!r}: {problem}") from None
     except FileNotFoundError:  # of the model, whose download is not whole: who loads it will tell
         pass
+
+
+def _check_data(path: str) -> None:
+    if path and not Path(path).exists():
+        raise ConfigError(f"data.path = {path!r}: there is no such file or folder")
 
 
 def _check_cluster(experiment: Experiment) -> None:
@@ -277,6 +283,8 @@ def check_outlives_job(experiment: Experiment) -> None:
         ConfigError: where what the run writes would lie there.
     """
     places = {"run.output_dir": experiment.run.output_dir, "checkpoint.folder": experiment.checkpoint.folder}
+    if experiment.data.path:
+        places["data.cache_dir"] = experiment.data.cache_dir
     for field, place in places.items():
         if place and "://" not in place and not Path(place).is_absolute():
             raise ConfigError(

@@ -31,6 +31,18 @@ def train(
 
 
 @app.command()
+def prepare(config: Config, overrides: Overrides = None) -> None:
+    """Encode the labelled pictures of [data] once, as `train` would before it starts; goes on where it stopped."""
+    from raypref.config import load_experiment
+    from raypref.prepare import describe
+    from raypref.prepare import prepare as encode
+    from raypref.progress import warn
+
+    prepared = encode(load_experiment(config, overrides or []), warn)
+    typer.echo(f"{describe(prepared)}: {prepared.folder.resolve()}")
+
+
+@app.command()
 def tune(
     config: Config,
     overrides: Overrides = None,
@@ -182,6 +194,38 @@ def best_of_n(
         typer.echo(f"{row.rule:<21} N = {row.candidates:<3} {scores}  diversity {row.diversity:.4f}  ({cost}{same})")
 
     choose(load_experiment(config, overrides or []), rule or RULES, candidates or (8,), tuple(step or ()), tell)  # type: ignore[arg-type]
+
+
+@app.command()
+def collect(
+    config: Config,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the pairs; or one to go on with.")],
+    overrides: Overrides = None,
+    pairs: Annotated[int, typer.Option(help="How many.")] = 1000,
+) -> None:
+    """Draw pairs of pictures with the pretrained model and let the reward choose: a preference set, as Parquet."""
+    from raypref.collect import collect as draw
+    from raypref.config import load_experiment
+    from raypref.progress import warn
+
+    done = draw(load_experiment(config, overrides or []), folder, pairs, lambda count: warn(f"{count} pairs"))
+    typer.echo(f"{done.pairs} pairs, {done.ties} ties, {done.unscored} without a score: {folder.resolve()}")
+
+
+@app.command()
+def label(
+    path: Annotated[Path, typer.Argument(help="Pairs: a Parquet file, a folder, a tar file; see docs/data.md.")],
+    output: Annotated[Path, typer.Argument(help="A .parquet file for the result; or one to go on with.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value: the keys images and caption of [data].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides which picture of a pair is on the left.")] = 0,
+    port: Annotated[int, typer.Option(help="0: a free one.")] = 8001,
+) -> None:
+    """Choose between pairs of pictures in a browser on this machine; Ctrl-C ends it and writes the result."""
+    from raypref.label.run import serve
+
+    serve(path, output, settings or [], seed, port, typer.echo)
 
 
 @app.command()

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
-from raypref.checks import ConfigError, check_experiment
+from raypref.checks import ConfigError, check_experiment, check_needs_nothing, needed_settings
+from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
 from raypref.methods.base import Method
@@ -42,6 +43,7 @@ Section = TypeVar("Section")
 
 SECTIONS: dict[str, type] = {
     "run": RunConfig,
+    "data": DataConfig,
     "model": ModelConfig,
     "sampling": SamplingConfig,
     "method": Method,

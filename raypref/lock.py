@@ -1,4 +1,4 @@
-"""One process a run directory: a lock that the operating system lets go of, however its holder dies."""
+"""One process a folder: a lock that the operating system lets go of, however its holder dies."""
 
 import fcntl
 import os
@@ -12,8 +12,11 @@ from raypref.checks import ConfigError
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a run directory, which need not exist yet, for the duration.
+def locked(
+    path: Path, what: str = "run directory", key: str = "run.output_dir or run.name", wait: bool = False
+) -> Iterator[None]:
+    """Holds a run directory, or another folder, which need not exist yet, for the duration. `key` says what would name
+    another. With `wait` it is waited for, while another process holds it.
 
     The lock is on a file beside it, `.NAME.lock`, because --overwrite replaces the directory itself. The file stays:
     deleting it could take away the lock of whoever comes next.
@@ -28,22 +31,20 @@ def locked(path: Path) -> Iterator[None]:
         stream = file.open("a+")
     except OSError as problem:
         raise ConfigError(
-            f"run directory {path}: {file.parent} cannot be written to ({problem.strerror}); choose another "
-            "run.output_dir"
+            f"{what} {path}: {file.parent} cannot be written to ({problem.strerror}); choose another {key}"
         ) from None
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             raise ConfigError(
-                f"run directory {path}: {stream.read() or 'another process'} is working in it; wait for that one or "
-                "stop it, or choose another run.name"
+                f"{what} {path}: {stream.read() or 'another process'} is working in it; wait for that one or stop "
+                f"it, or choose another {key}"
             ) from None
         except OSError as problem:
             raise ConfigError(
-                f"run directory {path}: its filesystem cannot lock files ({problem.strerror}); choose another "
-                "run.output_dir"
+                f"{what} {path}: its filesystem cannot lock files ({problem.strerror}); choose another {key}"
             ) from None
         stream.truncate(0)
         now = datetime.now().astimezone().isoformat(" ", "seconds")

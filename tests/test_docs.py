@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from ray.scripts.scripts import cli as ray_cli
 
 from raypref import methods, rewards
 from raypref.cli import app
-from raypref.config import load_experiment
+from raypref.config import fill, load_experiment
+from raypref.data.preference_source import DataConfig
 from raypref.methods.base import Method
 from raypref.models.base import TINY, ModelConfig
 from raypref.models.stable_diffusion import StableDiffusion
@@ -31,7 +33,7 @@ from tests.recording import Recording, small_experiment
 README = Path("README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("sh", "python")}
 TUNE = Path("docs/tune.md").read_text()
-SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE, re.DOTALL)]
+SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE + Path("docs/data.md").read_text(), re.DOTALL)]
 COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines() if line.strip()]
 
 
@@ -69,6 +71,14 @@ def test_commands_within_the_text_exist_too(page):
         assert verb in VERBS[program], f"{program} {verb}"
     for module in re.findall(r"python -m\s+((?:raypref|experiments|benchmarks)\.[\w.]+)", page.read_text()):
         assert importlib.util.find_spec(module), module
+
+
+def test_the_page_of_data_names_every_key_of_the_section_and_what_it_shows_loads():
+    page = Path("docs/data.md").read_text()
+    for field in dataclasses.fields(DataConfig):
+        assert f"| `{field.name}` |" in page, field.name
+    shown = tomllib.loads(next(block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)))
+    assert fill(DataConfig(), shown["data"], "data").duplicate_prompts == "first"
 
 
 def test_the_page_of_clusters_names_every_key_of_the_section():

@@ -45,6 +45,24 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Preferences:
+    """A batch of clean latents that somebody has labelled."""
+
+    prompts: tuple[str, ...]
+    """B; empty where prompt dropout fell."""
+    x_0: Float[Tensor, "A B C H W"]
+    """A = 2: pairs, of which x_0[WIN] is the preferred one. A = 1: single pictures."""
+    label: Float[Tensor, " B"]
+    """Of pairs: the probability that x_0[WIN] is preferred, 1, or 0.5 for a tie. Of single pictures: 1 is desirable, 0
+    undesirable."""
+    items: Int[Tensor, " B"]
+    """The rows' addresses in their set: randomness that belongs to a row is addressed by it."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
 class Transitions:
     """Reverse steps that happened, to be trained on. Arm order is (WIN, LOSE)."""
 

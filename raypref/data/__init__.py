@@ -1,1 +1,1 @@
-"""Prompts: named sets, files, and datasets on the Hub."""
+"""Prompts and preferences: named sets, files, and datasets on the Hub; encoded pictures."""

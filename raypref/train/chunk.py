@@ -20,13 +20,27 @@ class Chunk:
 def rollout_chunks(experiment: Experiment, iteration: int) -> list[Chunk]:
     """The rollouts of an iteration: prompts in a shuffled order that restarts when all have been seen."""
     run, seed = experiment.run, Key(experiment.run.seed)
-    prompts, keys = [], []
-    for item in range(run.prompts_per_iteration):
-        epoch, place = divmod(iteration * run.prompts_per_iteration + item, len(experiment.prompts))
-        order = seed("prompts", epoch).permutation(len(experiment.prompts))
-        prompts.append(experiment.prompts[int(order[place])])
-        keys.append(seed("rollout", iteration, item))
+    first = iteration * run.prompts_per_iteration
+    prompts = _shuffled(experiment, range(first, first + run.prompts_per_iteration))
+    keys = [seed("rollout", iteration, item) for item in range(run.prompts_per_iteration)]
     return _split(f"iteration {iteration}", prompts, keys, run.chunk_size)
+
+
+def pair_chunks(experiment: Experiment, numbers: range) -> list[Chunk]:
+    """Two pictures for each of some pairs of an endless row of them, side by side; prompts as in `rollout_chunks`."""
+    seed = Key(experiment.run.seed)("collect")
+    prompts = [prompt for prompt in _shuffled(experiment, numbers) for _ in range(2)]
+    keys = [seed(number, picture) for number in numbers for picture in range(2)]
+    return _split(f"pairs from {numbers.start}", prompts, keys, 2 * experiment.run.chunk_size)
+
+
+def _shuffled(experiment: Experiment, numbers: range) -> list[str]:
+    """The prompts at some places of the endless order."""
+    found, seed, count = [], Key(experiment.run.seed), len(experiment.prompts)
+    for number in numbers:
+        epoch, place = divmod(number, count)
+        found.append(experiment.prompts[int(seed("prompts", epoch).permutation(count)[place])])
+    return found
 
 
 def evaluation_chunks(experiment: Experiment) -> list[Chunk]:

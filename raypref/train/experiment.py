@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from raypref.core.process import Process, Scheduler, ddim, ddpm, flow
 from raypref.core.schedule import FlowSchedule, Schedule
+from raypref.data.preference_source import DataConfig
 from raypref.data.source import PromptSource
 from raypref.methods.base import Method
 from raypref.models.base import ModelConfig
@@ -340,6 +341,7 @@ class Experiment:
 
     method: Method
     run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()

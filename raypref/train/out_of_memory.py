@@ -8,7 +8,7 @@ import torch
 
 from raypref.train.stopped import StoppedRun
 
-Role = Literal["sampler", "reward worker", "learner"]
+Role = Literal["sampler", "reward worker", "learner", "data worker"]
 
 SWITCHES: dict[Role, tuple[str, ...]] = {
     "sampler": (
@@ -30,6 +30,7 @@ SWITCHES: dict[Role, tuple[str, ...]] = {
         "model.free_text_encoders = true",
         'model.train = "lora" and a smaller model.lora_rank',
     ),
+    "data worker": ("model.vae_tiling = true", 'model.dtype = "bfloat16"'),
 }
 """The cheapest first."""
 

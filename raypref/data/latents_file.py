@@ -1,0 +1,65 @@
+"""The file of a set's latents: a plain .npy whose size is known from the start, read and written a row at a time."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+from jaxtyping import Float32
+
+
+@dataclass(frozen=True)
+class LatentsFile:
+    """float32 [places V A C H W]. Read, not mapped: a file that has become shorter is then an error and no crash."""
+
+    path: Path
+    places: int
+    shape: tuple[int, ...]
+    """V, A, C, H, W."""
+
+    def make(self) -> None:
+        """A new file, which takes no room on the disk until it is written to."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.places, *self.shape)}
+        with self.path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + self.places * self._row_bytes())
+
+    def read(self, place: int) -> Float32[np.ndarray, "V A C H W"]:
+        """The row at a place.
+
+        Raises:
+            EOFError: where the file ends before.
+        """
+        with self.path.open("rb") as file:
+            self._seek(file, place)
+            content = file.read(self._row_bytes())
+        if len(content) < self._row_bytes():
+            raise EOFError(f"{self.path} ends before row {place}")
+        return np.frombuffer(content, np.float32).reshape(self.shape)
+
+    def write(self, place: int, row: Float32[np.ndarray, "V A C H W"]) -> None:
+        """The row at a place; the operating system has it when this returns."""
+        assert row.shape == self.shape
+        with self.path.open("r+b") as file:
+            self._seek(file, place)
+            file.write(row.tobytes())
+
+    def sync(self) -> None:
+        """Everything is on the disk when this returns."""
+        with self.path.open("r+b") as file:
+            os.fsync(file.fileno())
+
+    def _row_bytes(self) -> int:
+        return 4 * int(np.prod(self.shape))
+
+    def _seek(self, file: BinaryIO, place: int) -> None:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(place * self._row_bytes(), os.SEEK_CUR)
+
+
+def row_checksum(row: Float32[np.ndarray, "V A C H W"]) -> int:
+    """63 bits of XXH3 of a row's bytes."""
+    return xxhash.xxh3_64(np.ascontiguousarray(row).data).intdigest() >> 1

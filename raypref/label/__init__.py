@@ -1,0 +1,1 @@
+"""A person chooses between two pictures, one pair after the other, in a browser."""
