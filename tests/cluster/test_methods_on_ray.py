@@ -9,6 +9,7 @@ from raypref import methods
 from raypref.cluster.runtime import RayRuntime
 from raypref.methods.base import Method
 from raypref.methods.rdpo import RDPO
+from raypref.methods.regression import RegressionMethod
 from raypref.registry import named_classes
 from raypref.train.experiment import ClusterConfig, Experiment
 from raypref.train.loop import train
@@ -19,6 +20,18 @@ from tests.recording import Recording
 from tests.smallest import smallest_experiment
 
 METHODS = named_classes(methods, Method)
+
+
+def quick() -> set[str]:
+    """Those that eat rollouts, and of those on labelled pictures one with own samples and one without."""
+    chosen: dict[object, str] = {}
+    for name, kind in sorted(METHODS.items()):
+        chosen.setdefault(kind.own == "none" if issubclass(kind, RegressionMethod) else name, name)
+    return set(chosen.values())
+
+
+QUICK = quick()
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(METHODS)]
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:psi_sign")]
 
@@ -35,7 +48,7 @@ def runtime(ray_cluster, make_experiment: MakeExperiment) -> Iterator[RayRuntime
     started.close()
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", NAMES)
 def test_it_trains_to_the_same_bits_as_without_ray(runtime: RayRuntime, make_experiment: MakeExperiment, name: str):
     plan = one_iteration(make_experiment, METHODS[name]())
     reassign(runtime, plan)
