@@ -7,6 +7,7 @@ from benchmarks import floor
 from benchmarks.baselines import d3po_style, naive_rdpo, spo_style
 from benchmarks.clock import tell
 from benchmarks.work import Ours, Outcome, Published, fused, plan
+from raypref.methods.base import StepMethod
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
@@ -18,9 +19,11 @@ PARTS = ("all", "rollout", "reward", "learner")
 
 def compare(name: str, experiment: Experiment, theirs: Callable[[Published], Outcome], rounds: int) -> None:
     """Pairs per CPU second of ours over theirs, with the defaults and, where it is not refused, fused sampling."""
-    models, steps = Published(experiment), experiment.method.search.steps
+    assert isinstance(experiment.method, StepMethod), "the published loops are of rollouts"
+    models, search = Published(experiment), experiment.method.search
     players = {name: Ours(experiment)}
-    if experiment.method.search.shape == "chain" or not any(step + 1 in steps for step in steps):
+    steps = search.steps
+    if search.shape == "chain" or not any(step + 1 in steps for step in steps):
         players[f"{name}_fused"] = Ours(fused(experiment))
     for ours in players.values():
         ours.run()  # the first time pays for what happens once

@@ -5,12 +5,14 @@ import torch
 from benchmarks.clock import Clock
 from benchmarks.work import Ours
 from raypref.core.search import NEEDS
+from raypref.methods.base import StepMethod
 from raypref.train.scorer import DECODED_AT_ONCE
 
 
 def run(ours: Ours) -> Clock:
     """Random numbers through the same networks, at the same batch sizes."""
     clock, experiment = Clock(), ours.experiment
+    assert isinstance(experiment.method, StepMethod), "the floor is that of rollouts"
     search, scale = experiment.method.search, experiment.sampling.guidance_scale
     prompts, size = ours.chunk.prompts, experiment.optimizer.micro_batch_size
     sampler, learner, scorer = ours.sampler.denoiser, ours.learner.denoiser, ours.scoring.scorer

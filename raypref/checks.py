@@ -12,8 +12,11 @@ import torch
 
 from raypref import models, rewards
 from raypref.cluster.placement import placement, total
-from raypref.core.process import DensityError, Scheduler
+from raypref.core.process import DensityError, Process, Scheduler
 from raypref.core.schedule import FlowSchedule, Schedule
+from raypref.core.search import Guidance
+from raypref.methods.base import StepMethod
+from raypref.methods.regression import RegressionMethod
 from raypref.models.base import ModelFamily
 from raypref.models.existing_lora import UnusableLoRA, check_file, check_fit, local_file
 from raypref.models.size import on_disk
@@ -52,10 +55,15 @@ def check_rules(experiment: Experiment) -> None:
     _check_ranks(experiment)
     _check_reward_workers(experiment)
     _check_fused(experiment)
+    _check_diet(experiment)
 
 
 def _check_search(experiment: Experiment) -> None:
-    sampling, search = experiment.sampling, experiment.method.search
+    sampling, method = experiment.sampling, experiment.method
+    if not isinstance(method, StepMethod):
+        _check_sampling(experiment)
+        return
+    search = method.search
     try:
         search.check_steps(sampling.num_inference_steps)
     except ValueError as problem:
@@ -66,9 +74,14 @@ def _check_search(experiment: Experiment) -> None:
             "none; use eta = 1.0, or anything above 0"
         )
     try:
-        sampling.process(_any_schedule(sampling.scheduler)).check_density(search.recorded())
+        _check_sampling(experiment).check_density(search.recorded())
     except DensityError as problem:
         raise ConfigError(f"method.search.steps = {list(search.steps)}: {problem}") from None
+
+
+def _check_sampling(experiment: Experiment) -> Process:
+    try:
+        return experiment.sampling.process(_any_schedule(experiment.sampling.scheduler))
     except ValueError as problem:
         raise ConfigError(f"sampling.{problem}") from None
 
@@ -88,7 +101,8 @@ def _check_rewards(experiment: Experiment) -> None:
     for name in experiment.evaluate.rewards:
         if name not in known:
             raise ConfigError(f"evaluate.rewards: there is no reward {name!r}{nearest(name, known)}")
-    guidance, config = experiment.method.search.guidance, experiment.reward
+    method, config = experiment.method, experiment.reward
+    guidance = method.search.guidance if isinstance(method, StepMethod) else Guidance()
     if guidance.kind != "none" and not is_differentiable(config.name, config.settings):
         able = ", ".join(name for name, reward in known.items() if reward.differentiable)
         raise ConfigError(
@@ -185,7 +199,7 @@ def _check_batch(experiment: Experiment) -> None:
     method, size = experiment.method, experiment.optimizer.batch_size
     rows = experiment.run.prompts_per_iteration * method.rows_per_prompt()
     if rows % size:
-        what = "pairs" if method.arms == 2 else "steps"
+        what = method.row_name()
         raise ConfigError(
             f"optimizer.batch_size = {size}: it must divide the {rows} {what} of an iteration "
             f"(prompts_per_iteration x {method.rows_per_prompt()}); the nearest that does is "
@@ -222,14 +236,20 @@ def _check_reward_workers(experiment: Experiment) -> None:
 def _check_fused(experiment: Experiment) -> None:
     if not experiment.run.fused_sampling:
         return
-    search = experiment.method.search
+    method = experiment.method
+    if not isinstance(method, StepMethod):
+        raise ConfigError(
+            f"run.fused_sampling = true: {method.name} trains on pictures with noise, not on steps that samplers take, "
+            "so there is no forward to share; leave fused_sampling out"
+        )
+    search = method.search
     if search.shape == "tree" and (search.inner_steps > 1 or any(step + 1 in search.steps for step in search.steps)):
         raise ConfigError(
             f"method.search.steps = {list(search.steps)}: run.fused_sampling = true keeps the graph of every candidate "
             "that may be trained from, and where branches follow upon one another these are more than it saves; leave "
             "a step between them (and inner_steps = 1), or leave fused_sampling out"
         )
-    rows = experiment.run.prompts_per_iteration * experiment.method.rows_per_prompt()
+    rows = experiment.run.prompts_per_iteration * method.rows_per_prompt()
     optimizer = experiment.optimizer
     needs = {
         "model.dtype": (experiment.model.dtype, "float32"),
@@ -245,6 +265,17 @@ def _check_fused(experiment: Experiment) -> None:
         raise ConfigError(
             "run.fused_sampling = true: sampling and training share their forwards only in one process that makes one "
             f"update of each iteration's pairs; set {', '.join(wrong)}, or leave fused_sampling out"
+        )
+
+
+def _check_diet(experiment: Experiment) -> None:
+    method, path = experiment.method, experiment.data.path
+    if isinstance(method, RegressionMethod) and not path:
+        raise ConfigError(f"data.path is missing: {method.name} trains on labelled pictures; name a set of them")
+    if path and not isinstance(method, RegressionMethod):
+        raise ConfigError(
+            f"data.path = {path!r}: {method.name} trains on what it draws itself for run.prompts, and reads no "
+            "pictures; leave [data] out, or use a method such as diffusion_dpo"
         )
 
 

@@ -245,10 +245,9 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Names and defa
     if as_json:
         typer.echo(json.dumps({name: {"paper": method.paper} | asdict(method) for name, method in found.items()}))
         return
-    table = Table("name", "paper", "search", "candidates", "step reward")
+    table = Table("name", "paper", "learns from")
     for name, method in found.items():
-        search = method.search
-        table.add_row(name, method.paper, search.shape, str(search.candidates), search.step_reward)
+        table.add_row(name, method.paper, method.diet())
     Console().print(table)
 
 

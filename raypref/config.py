@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
-from raypref.checks import ConfigError, check_experiment, check_needs_nothing, needed_settings
+from raypref.checks import ConfigError, check_experiment
 from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
@@ -83,8 +83,10 @@ def checked_experiment(
         ConfigError: for anything that would fail later.
     """
     experiment = build_experiment(tables, folder)
+    kept = experiment.prompts
     try:
-        kept = without_heldout(experiment.prompts, experiment.heldout_prompts)
+        if kept:
+            kept = without_heldout(kept, experiment.heldout_prompts)
     except ValueError as problem:
         raise ConfigError(f"run.prompts = {str(experiment.run.prompts)!r}: {problem}") from None
     experiment = dataclasses.replace(experiment, prompts=kept, left_out=len(experiment.prompts) - len(kept))
@@ -168,7 +170,7 @@ def build_experiment(tables: Table, folder: Path) -> Experiment:
     return Experiment(
         method=_method(tables.get("method", {})),
         reward=reward,
-        prompts=_prompts("prompts", run.prompts, folder),
+        prompts=() if filled["data"].path and not run.prompts.path else _prompts("prompts", run.prompts, folder),
         heldout_prompts=_prompts("heldout_prompts", run.heldout_prompts, folder),
         **filled,
     )

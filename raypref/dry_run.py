@@ -2,8 +2,9 @@
 
 from raypref.cluster.placement import placement, total
 from raypref.core.search import NEEDS, NEXT, Search
-from raypref.methods.base import Method
-from raypref.train.experiment import Experiment
+from raypref.methods.base import Method, StepMethod
+from raypref.methods.regression import Own, RegressionMethod
+from raypref.train.experiment import Experiment, SamplingConfig
 
 
 def guided_evaluations(search: Search, num_inference_steps: int) -> int:
@@ -19,9 +20,18 @@ def guided_evaluations(search: Search, num_inference_steps: int) -> int:
     return 1 + plain + (len(inside) + len(looked)) * search.candidates + 2 * len(moved)
 
 
+def own_evaluations(own: Own, sampling: SamplingConfig) -> int:
+    """Network evaluations of the sampler, at most, for what a method on labelled pictures has drawn for one of them."""
+    halves = 2 if own == "finished" and sampling.guidance_scale > 1 else 1
+    return 0 if own == "none" else halves * sampling.num_inference_steps
+
+
 def trained_parents(method: Method) -> int:
     """States of one prompt at which the learner needs policy and reference: each once, however many rows share it."""
-    search, rows = method.search, method.rows_per_prompt()
+    rows = method.rows_per_prompt()
+    if not isinstance(method, StepMethod):
+        return rows * method.states_per_row()
+    search = method.search
     if method.arms == 1 or search.shares_parent():
         return rows
     if search.shape == "tree":  # winner and loser part after the first of the inner steps
@@ -32,30 +42,49 @@ def trained_parents(method: Method) -> int:
 def prompts(experiment: Experiment) -> str:
     """How many prompts are trained on, and how many are not."""
     left_out = f" ({experiment.left_out} left out, which are held out too)" if experiment.left_out else ""
+    trained = f"{len(experiment.prompts)} to train on{left_out}"
+    if experiment.data.path:
+        trained = f"those of {experiment.data.path} to train on"
     held_out = experiment.judged_on() == "held-out prompts"
     told = "" if held_out or not experiment.heldout_prompts else f": {experiment.judged_on()}"
-    return f"{len(experiment.prompts)} to train on{left_out}, {len(experiment.heldout_prompts)} to be judged on{told}"
+    return f"{trained}, {len(experiment.heldout_prompts)} to be judged on{told}"
 
 
 def dry_run(experiment: Experiment) -> dict[str, str]:
     """Counts and demands, by name."""
-    run, search, sampling = experiment.run, experiment.method.search, experiment.sampling
-    method = experiment.method
+    run, method = experiment.run, experiment.method
     rows = run.prompts_per_iteration * method.rows_per_prompt()
-    sampled = run.prompts_per_iteration * guided_evaluations(search, sampling.num_inference_steps)
     updates = rows // experiment.optimizer.batch_size * experiment.optimizer.num_inner_epochs
     approximate = {"step scores": f"approximate: predictions are decoded by {experiment.model.tiny_vae}"}
     return (approximate if experiment.model.tiny_vae else {}) | {
         "prompts": prompts(experiment),
-        f"{'pairs' if method.arms == 2 else 'steps'} an iteration": f"at most {rows} (ties are dropped), "
-        f"{rows * run.iterations} in the run",
+        f"{method.row_name()} an iteration": f"{_kept(method, rows)}, {rows * run.iterations} in the run",
         "optimizer updates an iteration": str(updates),
-        "rollout tasks an iteration": str(run.prompts_per_iteration // run.chunk_size),
-        "guided network evaluations an iteration": f"{sampled} to sample, "
-        f"{run.prompts_per_iteration * trained_parents(method) * (1 if run.fused_sampling else 2)} to train (reference"
-        f"{'' if run.fused_sampling else ' and policy'}, once a parent)",
+        **_work(experiment),
         "pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
         **_places(experiment),
+    }
+
+
+def _kept(method: Method, rows: int) -> str:
+    return str(rows) if isinstance(method, RegressionMethod) else f"at most {rows} (ties are dropped)"
+
+
+def _work(experiment: Experiment) -> dict[str, str]:
+    """What is asked of the network for an iteration."""
+    run, method, sampling = experiment.run, experiment.method, experiment.sampling
+    if isinstance(method, RegressionMethod):
+        sampled, kind = own_evaluations(method.own, sampling), "network"
+    else:
+        assert isinstance(method, StepMethod), "there are two kinds"
+        sampled, kind = guided_evaluations(method.search, sampling.num_inference_steps), "guided network"
+    networks = 2 if method.needs_reference() and not run.fused_sampling else 1
+    who = "reference and policy" if networks == 2 else "reference" if method.needs_reference() else "policy"
+    trained = run.prompts_per_iteration * trained_parents(method) * networks
+    return {
+        "rollout tasks an iteration": str(run.prompts_per_iteration // run.chunk_size if sampled else 0),
+        f"{kind} evaluations an iteration": f"{run.prompts_per_iteration * sampled} to sample, {trained} to train "
+        f"({who}, once a parent)",
     }
 
 

@@ -49,7 +49,8 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
     name = experiment.reward.name
-    left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
+    if "reward" in rows[0]:
+        left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
     at = [e.iteration for e in evaluations]
     left.errorbar(
         at,
@@ -108,10 +109,13 @@ def draw_by_step(rows: Rows) -> Figure:
     return figure
 
 
+SILENCE = {"dropped_share": "dropped", "zero_gradient": "clamped"}
+
+
 def draw_silence(rows: Rows) -> Figure:
     figure = new_figure(2.6)
     axes = figure.subplots()
-    for key, label in (("dropped_share", "dropped"), ("zero_gradient", "clamped")):
+    for key, label in SILENCE.items():
         if key in rows[0]:
             axes.plot(*_series(rows, key), label=label)
     axes.set(xlabel="iteration", ylabel="share of rows", ylim=(-0.05, 1.05))

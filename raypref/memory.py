@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from raypref.checks import ConfigError
+from raypref.methods.base import StepMethod
+from raypref.methods.regression import RegressionMethod
 from raypref.models.base import ModelConfig
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
 from raypref.models.size import on_disk, text_encoder_parameters
@@ -62,7 +64,7 @@ def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:
 def _sampling(experiment: Experiment, config: ModelConfig) -> int:
     """At its peak: all candidates of a chunk in one forward, or the followed ones in a backward, to guide them."""
     family, rows = model_family(experiment), experiment.run.chunk_size * _halves(experiment)
-    forward = network_bytes(family, config, rows * experiment.method.search.candidates, training=False)
+    forward = network_bytes(family, config, rows * experiment.method.latents_at_once(), training=False)
     return max(forward, network_bytes(family, config, rows, training=True)) if _guided(experiment) else forward
 
 
@@ -73,7 +75,8 @@ def _learning(experiment: Experiment, config: ModelConfig) -> int:
     pairs = experiment.optimizer.micro_batch_size
     if run.fused_sampling:
         pairs = run.prompts_per_iteration * method.rows_per_prompt()
-    rows = pairs * (1 if method.search.shares_parent() else method.arms) * _halves(experiment)
+    halves = 1 if isinstance(method, RegressionMethod) else _halves(experiment)
+    rows = pairs * method.states_per_row() * halves
     return network_bytes(model_family(experiment), config, rows, training=True)
 
 
@@ -83,7 +86,8 @@ def _exchanging(learning: int, gradient: int, ranks: int) -> int:
 
 
 def _guided(experiment: Experiment) -> bool:
-    return experiment.method.search.guidance.kind != "none"
+    method = experiment.method
+    return isinstance(method, StepMethod) and method.search.guidance.kind != "none"
 
 
 def _halves(experiment: Experiment) -> int:

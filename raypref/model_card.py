@@ -123,10 +123,8 @@ def _training(experiment: Experiment, pairs: int) -> str:
     model, rows = experiment.model, {}
     rows["method"] = f"{experiment.method.name} ({experiment.method.paper})"
     rows["reward"] = ", ".join((experiment.reward.name, *experiment.reward.also))
-    rows["prompts"] = str(len(experiment.prompts))
-    rows["iterations"] = (
-        f"{experiment.run.iterations}, {pairs} {'pairs' if experiment.method.arms == 2 else 'steps'} in all"
-    )
+    rows["prompts"] = "those of labelled pictures" if experiment.data.path else str(len(experiment.prompts))
+    rows["iterations"] = f"{experiment.run.iterations}, {pairs} {experiment.method.row_name()} in all"
     rows["learning rate"] = f"{experiment.optimizer.learning_rate:g}, {experiment.optimizer.lr_scheduler}"
     if model.train == "lora":
         targets = ", ".join(model.lora_target_modules)

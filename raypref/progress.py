@@ -76,11 +76,13 @@ class Display:
         """A line that stays."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def updated(self, done: int, reward: float, pairs_per_second: float) -> None:
-        """After an iteration."""
+    def updated(
+        self, done: int, value: float, rows_per_second: float, name: str = "reward", rows: str = "pairs"
+    ) -> None:
+        """After an iteration, with the figure that it is watched by."""
         now = time.perf_counter()
         self._started = self._started or now
-        facts = f"reward {reward:.4f}  {pairs_per_second:.1f} pairs/s"
+        facts = f"{name} {value:.4f}  {rows_per_second:.1f} {rows}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=facts)
             return

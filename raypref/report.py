@@ -11,6 +11,7 @@ from PIL import Image
 
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import (
+    SILENCE,
     Figure,
     Rows,
     before_and_after,
@@ -66,7 +67,7 @@ def write_report(directory: RunDirectory) -> Path:
             figure_section("Winners and losers", draw_ratios(rows), RATIO_NOTE),
             figure_section("By step", draw_by_step(rows), STEP_NOTE),
             figure_section("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
-            figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE),
+            figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE) if SILENCE.keys() & rows[0] else "",
             figure_section("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
         ]
     sections.append(workers_table(directory.rows(directory.workers)))
@@ -94,8 +95,9 @@ RATIO_NOTE = (
     "run.lag = 1 samples come from the version before, and both lie lower."
 )
 STEP_NOTE = (
-    "Means over the last quarter of the iterations, at each trained step; 0 is the noisiest. An implicit accuracy of "
-    "0.5 is chance: the share of pairs whose winner the policy has come to prefer more than the reference does."
+    "Means over the last quarter of the iterations, at each trained step, or tenth of the time; 0 is the noisiest. An "
+    "implicit accuracy of 0.5 is chance: the share of pairs whose winner the policy has come to prefer more than the "
+    "reference does."
 )
 SILENCE_NOTE = (
     "Shares of rows that gave no gradient: dropped (ties, scores below the threshold, missing scores) and clamped "

@@ -8,17 +8,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
 from raypref.cluster.connect import in_job_folder
 from raypref.cluster.runtime import RayRuntime
+from raypref.data.preference_source import DataConfig
 from raypref.disk import DiskGuard, DiskStop, writing
 from raypref.dry_run import prompts
 from raypref.evaluate.heldout import Evaluation, evaluate, pictures
 from raypref.lock import locked
 from raypref.model_card import write_card
+from raypref.prepare import prepare as prepare_set
 from raypref.progress import Display, clock, warn
 from raypref.provenance import sign
 from raypref.report import write_report
@@ -72,7 +75,7 @@ def train(
     with locked(path):
         check_checkpoint_folder(experiment)
         RunDirectory.check_free(experiment, overwrite)
-        return _run(experiment, path, lambda: RunDirectory.create(experiment), None, on_evaluation)
+        return _run(experiment, path, RunDirectory.create, None, on_evaluation)
 
 
 RESUMABLE = ("cluster", "checkpoint.every", "checkpoint.keep", "guard", "run.iterations")
@@ -119,7 +122,7 @@ def _resume(path: Path, overrides: Sequence[str], on_evaluation: Callable[[Evalu
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
         more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
         raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")
-    return _run(experiment, path, lambda: directory.rewound(experiment, state.iteration), state, on_evaluation)
+    return _run(experiment, path, lambda _: directory.rewound(experiment, state.iteration), state, on_evaluation)
 
 
 def _newest_state(directory: RunDirectory, experiment: Experiment) -> TrainState | None:
@@ -157,7 +160,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     state = _newest_state(directory, experiment)
     if state is None:
         raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
-    runtime = start_runtime(experiment)
+    runtime = start_runtime(replace(experiment, data=DataConfig()))  # nothing is trained on
     try:
         runtime.restore(state.learner)
         judged = runtime.picture(evaluation_chunks(experiment), state.iteration)
@@ -173,7 +176,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
 def _run(
     experiment: Experiment,
     path: Path,
-    prepare: Callable[[], RunDirectory],
+    prepare: Callable[[Experiment], RunDirectory],
     state: TrainState | None,
     on_evaluation: Callable[[Evaluation], None],
 ) -> Path:
@@ -182,13 +185,14 @@ def _run(
     with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
         display.say(f"{experiment.method.name} on {experiment.model.path}, reward {experiment.reward.name}")
         display.say(f"prompts: {prompts(experiment)}")
+        experiment = _with_prepared_set(experiment, display.say)
         display.say(f"starting workers ({experiment.cluster.runtime})")
         runtime = start_runtime(experiment)
         try:
             display.say(f"workers ready after {clock(time.perf_counter() - started)}")
             disk = partial(writing, path, RunDirectory(path).checkpoints(experiment))
             with undisturbed(), disk():
-                directory = prepare()
+                directory = prepare(experiment)
                 recorder = Recorder(experiment, directory, display, state, started, on_evaluation)
             _loop(experiment, runtime, recorder, disk, state)
         finally:
@@ -200,6 +204,15 @@ def _run(
         display.say(f"trained weights: {directory.exported(experiment)}")
         display.say(f"report: {directory.report.resolve()}")
     return directory.path
+
+
+def _with_prepared_set(experiment: Experiment, say: Callable[[str], None]) -> Experiment:
+    """With the encoded set of labelled pictures, made now or before, in the place of its source, if there is one: a run
+    does not depend on that once it has begun. The set must lie under one path for all workers."""
+    if not experiment.data.path:
+        return experiment
+    folder = prepare_set(experiment, say).folder.resolve()
+    return replace(experiment, data=replace(experiment.data, path=str(folder)))
 
 
 def _loop(
@@ -275,7 +288,8 @@ class Recorder(Observer):
         events = {f"train/{name}": value for name, value in report.metrics.items()}
         events |= {f"sync/{name}": value for name, value in sync.items()}
         self._events.log(done, events)
-        self.display.updated(done, report.metrics["reward"], report.pairs / (seconds - self._seconds))
+        name, speed = "reward" if "reward" in report.metrics else "loss", report.pairs / (seconds - self._seconds)
+        self.display.updated(done, report.metrics[name], speed, name, self.experiment.method.row_name())
         self._seconds = seconds
         self._failed(done, report.failures)
 

@@ -228,18 +228,25 @@ class RunDirectory:
 def write_prompts(experiment: Experiment, folder: Path) -> None:
     """The prompts, under the names that `portable` configs call them by: a run does not depend on their source once it
     has begun."""
-    for key in PROMPTS:
+    for key in _given(experiment):
         (folder / f"{key}.txt").write_text("\n".join(getattr(experiment, key)) + "\n", encoding="utf-8")
+
+
+def _given(experiment: Experiment) -> list[str]:
+    """The keys of PROMPTS that have some: a method on labelled pictures has theirs to train on."""
+    return [key for key in PROMPTS if getattr(experiment, key)]
 
 
 def portable(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """The config as tables: prompts are the copies beside it, and local paths are absolute."""
     tables = resolved(experiment)
-    tables["run"] |= {key: f"{key}.txt" for key in PROMPTS}
+    tables["run"] |= {key: f"{key}.txt" for key in _given(experiment)}
     for name in LOCAL:
         place = getattr(experiment.model, name)
         if place and place != "tiny" and Path(place).exists():
             tables["model"][name] = str(Path(place).resolve())
+    if experiment.data.path and Path(experiment.data.path).exists():
+        tables["data"]["path"] = str(Path(experiment.data.path).resolve())
     if experiment.checkpoint.folder:
         tables["checkpoint"]["folder"] = str(Folder.at(experiment.checkpoint.folder))
     return tables

@@ -328,6 +328,13 @@ BROKEN = [
         ["run.fused_sampling=true", "method.search.steps=[0,4,5,7,9]"],
         "method.search.steps = [0, 4, 5, 7, 9]: run.fused_sampling = true keeps the graph of every candidate",
     ),
+    (
+        ["method.name=sft", "run.fused_sampling=true"],
+        "run.fused_sampling = true: sft trains on pictures with noise, not",
+    ),
+    (["method.name=sft"], "data.path is missing: sft trains on labelled pictures; name a set of them"),
+    (["data.path=pairs"], "data.path = 'pairs': rdpo trains on what it draws itself for run.prompts, and reads no"),
+    (["method.name=dspo_e", "method.beta=1"], "method.beta = 1: "),
     (["run.fused_sampling=true"], "set cluster.runtime = 'local' (not 'ray'), run.lag = 0 (not 1), optimizer.batch"),
     (["reward.also=aesthetics"], "reward.also = 'aesthetics': input should be a valid"),
     (

@@ -66,7 +66,7 @@ class ToyDenoiser(Denoiser):
         self.guided += len(x_t)
         self.batches.append(len(x_t))
         flat = x_t.flatten(1)
-        letters = torch.tensor([(ord(prompt[0]) - ord("a")) / 26 for prompt in prompts])[:, None]
+        letters = torch.tensor([(ord(prompt[0]) - ord("a")) / 26 if prompt else -1.0 for prompt in prompts])[:, None]
         out = torch.tanh(flat @ self.mixing + t[:, None] / 1000 + guidance_scale * letters)
         if self.adapted:
             out = out + 0.5 * flat @ self.gain + self.bias

@@ -28,6 +28,7 @@ from raypref.core.seeding import Key
 from raypref.core.types import Rollout
 from raypref.dry_run import guided_evaluations
 from raypref.evaluate.heldout import evaluate
+from raypref.methods.base import StepMethod
 from raypref.train.attendance import Attendance
 from raypref.train.checkpoint import TrainState
 from raypref.train.chunk import Chunk
@@ -94,6 +95,7 @@ class Curves(Observer):
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
         method, sampling = self.experiment.method, self.experiment.sampling
+        assert isinstance(method, StepMethod), "the claims are about rollouts"
         sampled = guided_evaluations(method.search, sampling.num_inference_steps)
         # Of each row the policy's forwards, one a parent, and the reference's: DDPO needs none.
         parents = 1 if method.search.shares_parent() or method.arms == 1 else 2

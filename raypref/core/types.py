@@ -1,17 +1,21 @@
 """The values that flow between the stages of a run. All frozen; latents are float32.
 
     prompts -> rollout(search) -> Rollout -> method.supervise -> Transitions -> method.loss -> Loss -> optimizer
+    data -> Preferences (and OwnSamples) -> method.supervise -> Regression -> method.loss -> Loss -> optimizer
 
 Axes: A arms (WIN, LOSE of a pair; one alone for a policy gradient) | B batch | M states (1 when siblings share their
 parent) | P prompts | G candidates | S recorded steps | R rewards | C H W latent. Only prompts and latents cross a
 process border, never embeddings or modules.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
+
+from raypref.core.process import Gaussian, Process
 
 WIN, LOSE = 0, 1
 
@@ -62,8 +66,52 @@ class Preferences:
         return len(self.prompts)
 
 
+class Batch(ABC):
+    """What updates train on, whichever kind of supervision it is: states at which the network is asked, and what a
+    loss needs beside its answers. Subclasses are frozen dataclasses with these fields."""
+
+    prompts: tuple[str, ...]
+    x_t: Tensor
+    """[M B C H W]: where the network is asked."""
+    weight: Tensor
+    """[B]: lambda(t), see `raypref.core.timestep_weight`."""
+    reference_out: Tensor | None
+    """[M B C H W]: the reference's output at x_t where it has been computed before."""
+    reference_version: int
+    """The version of the reference that computed it."""
+    dropped: dict[str, int]
+    """Why, and how often, there is no row."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @abstractmethod
+    def take(self, rows: Int[Tensor, " n"]) -> "Batch":
+        """The given rows of the batch, in that order."""
+
+    @abstractmethod
+    def to(self, like: Tensor) -> "Batch":
+        """The tensors that a loss reads, on the device of `like`."""
+
+    @abstractmethod
+    def with_reference(self, out: Float[Tensor, "M B C H W"] | None, version: int) -> "Batch":
+        """The batch with what the reference of that version says of it; None: not yet."""
+
+    @abstractmethod
+    def places(self) -> Int[Tensor, " B"]:
+        """What figures are told apart by, along the way from noise (0) to picture."""
+
+    @abstractmethod
+    def times(self, process: Process) -> Num[Tensor, " B"]:
+        """The time of each row: what the network is fed."""
+
+    @abstractmethod
+    def answer(self, process: Process, out: Float[Tensor, "M B C H W"]) -> Gaussian | Float[Tensor, "M B C H W"]:
+        """The network's output at x_t as a loss of this kind reads it."""
+
+
 @dataclass(frozen=True)
-class Transitions:
+class Transitions(Batch):
     """Reverse steps that happened, to be trained on. Arm order is (WIN, LOSE)."""
 
     prompts: tuple[str, ...]
@@ -85,11 +133,8 @@ class Transitions:
     dropped: dict[str, int] = field(default_factory=dict)
     """Why, and how often, a prompt and step gave no preference."""
 
-    def __len__(self) -> int:
-        return len(self.prompts)
-
     def take(self, rows: Int[Tensor, " n"]) -> "Transitions":
-        """The given rows of the batch, in that order."""
+        """See `Batch.take`."""
         return replace(
             self,
             prompts=tuple(self.prompts[int(row)] for row in rows),
@@ -103,7 +148,7 @@ class Transitions:
         )
 
     def to(self, like: Tensor) -> "Transitions":
-        """The tensors that a loss reads, on the device of `like`."""
+        """See `Batch.to`."""
         return replace(
             self,
             x_t=self.x_t.to(like),
@@ -112,6 +157,22 @@ class Transitions:
             weight=self.weight.to(like),
             mean=None if self.mean is None else self.mean.to(like),
         )
+
+    def with_reference(self, out: Float[Tensor, "M B C H W"] | None, version: int) -> "Transitions":
+        """See `Batch.with_reference`."""
+        return replace(self, reference_out=out, reference_version=version)
+
+    def places(self) -> Int[Tensor, " B"]:
+        """The recorded steps."""
+        return self.steps
+
+    def times(self, process: Process) -> Num[Tensor, " B"]:
+        """See `Batch.times`."""
+        return process.t[self.steps]
+
+    def answer(self, process: Process, out: Float[Tensor, "M B C H W"]) -> Gaussian:
+        """The Gaussian of the step."""
+        return process.reverse(self.steps, self.x_t, out)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from raypref.core.process import Gaussian
 from raypref.core.search import Search
 from raypref.core.supervise import advantages, each_alone
 from raypref.core.types import Loss, Rollout, Transitions
-from raypref.methods.base import Method
+from raypref.methods.base import StepMethod
 
 
 @dataclass(frozen=True)
-class DDPO(Method):
+class DDPO(StepMethod):
     """DDPO-IS (Black et al. 2024, arXiv:2305.13301):
 
         L = max( -A R, -A clip(R, 1 - eps, 1 + eps) ),   R = pi_theta(x_s | x_t) / pi_old(x_s | x_t)

@@ -7,11 +7,11 @@ from raypref.core.losses import Psi, PsiCenter, PsiSign, stepwise_dpo
 from raypref.core.process import Gaussian, Reduce
 from raypref.core.supervise import best_vs_worst, step_reward
 from raypref.core.types import Loss, Rollout, Transitions
-from raypref.methods.base import Method
+from raypref.methods.base import StepMethod
 
 
 @dataclass(frozen=True)
-class StepwiseDPO(Method):
+class StepwiseDPO(StepMethod):
     """The best against the worst candidate of every prompt and step, by the search's step reward:
 
     L = -log sigmoid( beta (rho_w - rho_l) - lambda relu(rho_l) ),   rho = log pi_theta(x_s | x_t) / pi_ref(x_s | x_t)

@@ -16,6 +16,7 @@ from raypref.train.canary import CANARY_PROMPT
 from raypref.train.experiment import Experiment
 from raypref.train.learner import Learner
 from raypref.train.out_of_memory import explaining_out_of_memory
+from raypref.train.preferences import prepared_set
 from raypref.train.sampler import Sampler, Scoring
 from raypref.train.scorer import Scorer
 from raypref.train.stopped import StoppedRun
@@ -63,7 +64,8 @@ def build_denoiser(experiment: Experiment) -> Denoiser:
     except UnusableLoRA as problem:
         raise StoppedRun(f"model.lora_weights = {experiment.model.lora_weights!r}: {problem}") from problem
     if experiment.model.free_text_encoders:
-        denoiser.free_text_encoders({CANARY_PROMPT, *experiment.prompts, *experiment.heldout_prompts})
+        trained = ("", *prepared_set(experiment.data).prompts) if experiment.data.path else experiment.prompts
+        denoiser.free_text_encoders({CANARY_PROMPT, *trained, *experiment.heldout_prompts})
     return denoiser
 
 

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from raypref.core.seeding import Key
+from raypref.methods.regression import RegressionMethod
 from raypref.train.experiment import Experiment
+from raypref.train.preferences import preferences
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,19 @@ class Chunk:
 
 
 def rollout_chunks(experiment: Experiment, iteration: int) -> list[Chunk]:
-    """The rollouts of an iteration: prompts in a shuffled order that restarts when all have been seen."""
-    run, seed = experiment.run, Key(experiment.run.seed)
-    first = iteration * run.prompts_per_iteration
-    prompts = _shuffled(experiment, range(first, first + run.prompts_per_iteration))
-    keys = [seed("rollout", iteration, item) for item in range(run.prompts_per_iteration)]
-    return _split(f"iteration {iteration}", prompts, keys, run.chunk_size)
+    """The rollouts of an iteration: see `rollout_prompts`."""
+    prompts = rollout_prompts(experiment, iteration)
+    keys = [Key(experiment.run.seed)("rollout", iteration, item) for item in range(len(prompts))]
+    return _split(f"iteration {iteration}", prompts, keys, experiment.run.chunk_size)
+
+
+def rollout_prompts(experiment: Experiment, iteration: int) -> list[str]:
+    """Prompts in a shuffled order that restarts when all have been seen; with a method on labelled pictures theirs, if
+    it needs anything drawn for them."""
+    method, count = experiment.method, experiment.run.prompts_per_iteration
+    if isinstance(method, RegressionMethod):
+        return [] if method.own == "none" else list(preferences(experiment, method, iteration).prompts)
+    return _shuffled(experiment, range(iteration * count, (iteration + 1) * count))
 
 
 def pair_chunks(experiment: Experiment, numbers: range) -> list[Chunk]:
@@ -48,7 +57,7 @@ def evaluation_chunks(experiment: Experiment) -> list[Chunk]:
     seed, each = Key(experiment.run.seed)("evaluate"), experiment.evaluate.images_per_prompt
     prompts = [prompt for prompt in experiment.heldout_prompts for _ in range(each)]
     keys = [seed(index, copy) for index in range(len(experiment.heldout_prompts)) for copy in range(each)]
-    return _split("evaluation", prompts, keys, experiment.run.chunk_size * experiment.method.search.candidates)
+    return _split("evaluation", prompts, keys, experiment.run.chunk_size * experiment.method.latents_at_once())
 
 
 def _split(name: str, prompts: list[str], keys: list[Key], size: int) -> list[Chunk]:

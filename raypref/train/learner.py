@@ -1,32 +1,29 @@
-"""The learner's work: turn rollouts into pairs, and pairs into a new version of the policy."""
+"""The learner's work: turn what an iteration teaches into a new version of the policy."""
 
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.process import Gaussian
-from raypref.core.search import CHILD, NEEDS, PARENT
+from raypref.core.regression import Regression, gain
 from raypref.core.seeding import Key
-from raypref.core.supervise import credit
-from raypref.core.timestep_weight import timestep_weight
-from raypref.core.types import Loss, Rollout, Transitions, concat_rollouts
+from raypref.core.types import Batch, Loss, Transitions
 from raypref.core.weights import Weights, WeightsError
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.exchange import Alone, Exchange, Rows, Values
 from raypref.train.experiment import Experiment
-from raypref.train.guards import check_rewards
+from raypref.train.lesson import teacher
 from raypref.train.out_of_memory import explaining_out_of_memory
 from raypref.train.reference import Reference
 from raypref.train.sampler import SAMPLER_SECONDS, SampledRollout
-from raypref.train.scorer import together
-from raypref.train.stopped import StoppedRun
 from raypref.train.tally import Tally
 
 
@@ -53,10 +50,6 @@ WARM_UP = 10
 """Updates before the gradient's level is known well enough to call anything a spike."""
 
 
-class NoPairs(StoppedRun):
-    """An iteration without a single preference."""
-
-
 class Learner:
     """The policy, its optimizer, and the versions that samplers may still use."""
 
@@ -64,7 +57,7 @@ class Learner:
         self.denoiser, self.experiment = denoiser, experiment
         self.method = experiment.method
         self.process = experiment.sampling.process(denoiser.schedule)
-        self.process.check_density(self.method.search.recorded())
+        self.teacher = teacher(experiment, self.process, denoiser)
         settings = experiment.optimizer
         self.optimizer = torch.optim.AdamW(
             denoiser.parameters.parameters.values(),
@@ -98,57 +91,39 @@ class Learner:
 
         Raises:
             WeightsError: where the rollouts were not drawn with the weights that this iteration calls for.
-            BadRewards: where too many pairs lack a score or are tied; nothing has been trained on then.
-            NoPairs: where no pair is left.
+            StoppedRun: where the iteration cannot be learned from; nothing has been trained on then.
             RanksDiffer: where this and the other ranks have not come to the same weights; there is no new version then.
         """
         started = time.perf_counter()
-        rollout = concat_rollouts([part.rollout for part in sampled])
-        self._check_policy(iteration, rollout)
-        pairs = self.method.supervise(rollout)
-        failures = together(*(part.failures for part in sampled))
-        check_rewards(self.experiment.guard, iteration, pairs.dropped, len(pairs), failures)
-        if len(pairs) == 0:
-            raise NoPairs(
-                f"iteration {iteration}: every pair is a tie, incomparable, below the threshold, or has no score "
-                f"({pairs.dropped}). Does the reward tell these pictures apart?"
-            )
-        trained = self.process.t[list(self.method.search.recorded())]
-        total = self.denoiser.schedule.num_train_timesteps
-        weight = timestep_weight(self.process.t[pairs.steps], trained, total, self.method.timestep_power)
-        metrics, by_step, alarms = self._train(iteration, replace(pairs, weight=pairs.weight * weight))
+        self._check_policy(iteration, sampled)
+        lesson = self.teacher.lesson(iteration, sampled)
+        if self.method.against_iterate and self.experiment.reference.update == "frozen":
+            self.reference.become(self.history[self.experiment.policy_version(iteration)].flat)
+        metrics, by_step, alarms = self._train(iteration, lesson.batch)
         self._remember(iteration + 1)
-        dropped = {f"dropped_{why}": float(count) for why, count in pairs.dropped.items()}
-        candidates = sum(dropped.values()) + len(pairs)
-        metrics |= dropped | {
-            "reward": float(_last_scores(rollout).nanmean()),
-            "credit_win": float(pairs.credit[0].mean()),
-            "credit_lose": float(pairs.credit[-1].mean()),
-            "dropped_share": sum(dropped.values()) / candidates,
-            "missing_share": pairs.dropped.get("unscored", 0) / candidates,
-        }
         return UpdateReport(
-            metrics=metrics,
-            by_step=by_step | self._gain_by_step(rollout),
+            metrics=metrics | lesson.metrics,
+            by_step=by_step | lesson.by_step,
             alarms=alarms,
-            failures=failures,
-            pairs=len(pairs),
+            failures=lesson.failures,
+            pairs=len(lesson.batch),
             seconds={name: sum(part.seconds.get(name, 0.0) for part in sampled) for name in SAMPLER_SECONDS}
             | {"learning": time.perf_counter() - started},
             syncs=sum(part.syncs for part in sampled),
         )
 
-    def _check_policy(self, iteration: int, rollout: Rollout) -> None:
+    def _check_policy(self, iteration: int, sampled: list[SampledRollout]) -> None:
         wanted = self.history[self.experiment.policy_version(iteration)].manifest
-        found = (rollout.policy_version, rollout.policy_checksum)
-        if found != (wanted.version, wanted.checksum):
-            raise WeightsError(
-                f"iteration {iteration} needs rollouts of policy version {wanted.version} ({wanted.checksum}), "
-                f"but these were drawn with version {found[0]} ({found[1]})"
-            )
+        for part in sampled:
+            found = (part.rollout.policy_version, part.rollout.policy_checksum)
+            if found != (wanted.version, wanted.checksum):
+                raise WeightsError(
+                    f"iteration {iteration} needs rollouts of policy version {wanted.version} ({wanted.checksum}), "
+                    f"but these were drawn with version {found[0]} ({found[1]})"
+                )
 
     def _train(
-        self, iteration: int, pairs: Transitions
+        self, iteration: int, batch: Batch
     ) -> tuple[dict[str, float], dict[str, dict[int, float]], dict[str, int]]:
         settings = self.experiment.optimizer
         key = Key(self.experiment.run.seed)("train", iteration)
@@ -157,11 +132,11 @@ class Learner:
             group["lr"] = learning_rate
         tally, norms, alarms = Tally(), [], Counter[str]()
         for epoch in range(settings.num_inner_epochs):
-            for rows in key(epoch).permutation(len(pairs)).split(settings.batch_size):
-                if settings.num_inner_epochs > 1 and self._reference_is_old(pairs):
-                    pairs = self._with_reference(pairs)
+            for rows in key(epoch).permutation(len(batch)).split(settings.batch_size):
+                if settings.num_inner_epochs > 1:
+                    batch = self._with_reference(batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                self._backward(pairs.take(rows), tally)
+                self._backward(batch.take(rows), tally)
                 norms.append(self._step(alarms))
         finite = [norm for norm in norms if math.isfinite(norm)]
         metrics = tally.means() | {
@@ -171,8 +146,11 @@ class Learner:
         }
         return metrics, tally.means_by_step(), dict(alarms)
 
-    def _backward(self, batch: Transitions, tally: Tally) -> None:
+    def _backward(self, batch: Batch, tally: Tally) -> None:
         """The gradient of an update's batch, in micro-batches."""
+        parts = torch.arange(len(batch)).split(self.experiment.optimizer.micro_batch_size)
+        if self.method.coupled and len(parts) > 1:
+            batch = self._with_baseline(batch, parts)
 
         def work(rows: Rows) -> Values:
             loss = self.loss(batch.take(rows))
@@ -180,10 +158,24 @@ class Learner:
             values = {"loss": loss.per_example} | loss.metrics
             return {name: value.detach() for name, value in values.items()}
 
-        parts = torch.arange(len(batch)).split(self.experiment.optimizer.micro_batch_size)
         found = self.exchange.each_with_gradient(self.denoiser.parameters, parts, work)
         for rows, values in zip(parts, found, strict=True):
-            tally.add(batch.steps[rows], values)
+            tally.add(batch.places()[rows], values)
+
+    def _with_baseline(self, batch: Batch, parts: Sequence[Rows]) -> Batch:
+        """The batch with the mean gain of all its rows, by a pass of all ranks without gradients. The reference's
+        outputs serve both passes."""
+        batch = self._with_reference(batch)
+        assert isinstance(batch, Regression), "only of outputs there is a gain"
+
+        @torch.no_grad()
+        def work(rows: Rows) -> Values:
+            policy, reference, part = self._answers(batch.take(rows))
+            assert isinstance(part, Regression)
+            return {"gain": gain(policy, reference, part).mean(0).double().cpu()}
+
+        found = torch.cat([values["gain"] for values in self.exchange.each(parts, work)])
+        return replace(batch, baseline=found.mean().float().expand(len(batch)))
 
     def _step(self, alarms: Counter[str]) -> float:
         """One optimizer update, unless the gradient is not finite; the gradient's norm."""
@@ -203,24 +195,33 @@ class Learner:
         self.reference.after_update()
         return norm
 
-    def loss(self, batch: Transitions) -> Loss:
-        """The method's objective on a batch: one policy and one reference forward for each stored parent.
+    def loss(self, batch: Batch) -> Loss:
+        """The method's objective on a batch: one policy and one reference forward for each stored state.
 
         Raises:
             StaleReference: where the batch caches the output of an older reference.
         """
+        if self.experiment.run.fused_sampling:
+            return self._fused_loss(batch)
+        return self.method.objective(*self._answers(batch))
+
+    def _answers(self, batch: Batch) -> tuple[Any, Any, Batch]:
+        """What policy and reference say of a batch, None where the reference is not asked; and the batch, beside them
+        on their device."""
         # The reference first: it borrows the policy's parameters, which the policy's graph must find unchanged.
+        reference = self._reference_out(batch) if self.method.needs_reference() else None
+        batch = batch.to(self.denoiser.parameters.flat)
+        if reference is not None:
+            reference = batch.answer(self.process, reference.to(batch.x_t))
+        return batch.answer(self.process, self._out(batch)), reference, batch
+
+    def _fused_loss(self, batch: Batch) -> Loss:
+        """With the policy's means that came with the rollout, graph and all."""
         reference_out = self._reference_out(batch)
         batch = batch.to(self.denoiser.parameters.flat)
-        reference = self.process.reverse(batch.steps, batch.x_t, reference_out.to(batch.x_t))
-        if self.experiment.run.fused_sampling:
-            return self._fused_loss(batch, reference)
-        policy = self.process.reverse(batch.steps, batch.x_t, self._out(batch))
-        return self.method.objective(policy, reference, batch)
-
-    def _fused_loss(self, batch: Transitions, reference: Gaussian) -> Loss:
-        """With the policy's means that came with the rollout, graph and all."""
+        assert isinstance(batch, Transitions), "only a search's forwards can be shared"
         assert batch.mean is not None, "the sampler keeps means"
+        reference = batch.answer(self.process, reference_out.to(batch.x_t))
         mean = batch.mean.detach()
         policy, batch = replace(reference, mean=batch.mean), replace(batch, mean=mean)
         if self.history[max(self.history)].manifest.checksum == self._fresh:
@@ -229,26 +230,26 @@ class Learner:
             reference = replace(reference, mean=mean)
         return self.method.objective(policy, reference, batch)
 
-    def _reference_out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
+    def _reference_out(self, batch: Batch) -> Float[Tensor, "M B C H W"]:
         if batch.reference_out is not None:
             self.reference.check(batch.reference_version)
             return batch.reference_out
         with torch.no_grad(), self.reference.active():
             return self._out(batch)
 
-    def _reference_is_old(self, pairs: Transitions) -> bool:
-        return pairs.reference_out is None or pairs.reference_version != self.reference.state.version
-
-    def _with_reference(self, pairs: Transitions) -> Transitions:
-        """The pairs with the reference's outputs, for several passes over them."""
-        fresh = replace(pairs, reference_out=None)
-        parts = torch.arange(len(pairs)).split(self.experiment.optimizer.micro_batch_size)
+    def _with_reference(self, batch: Batch) -> Batch:
+        """The batch with the reference's outputs, for several passes over it."""
+        known = batch.reference_out is not None and batch.reference_version == self.reference.state.version
+        if known or not self.method.needs_reference():
+            return batch
+        fresh = batch.with_reference(None, 0)
+        parts = torch.arange(len(batch)).split(self.experiment.optimizer.micro_batch_size)
         found = self.exchange.each(parts, lambda rows: {"out": self._reference_out(fresh.take(rows))})
         out = torch.cat([values["out"] for values in found], 1).cpu()
-        return replace(pairs, reference_out=out, reference_version=self.reference.state.version)
+        return batch.with_reference(out, self.reference.state.version)
 
-    def _out(self, batch: Transitions) -> Float[Tensor, "M B C H W"]:
-        """The network's output at the pairs' parents, each parent once: chains that start at one x_T share it."""
+    def _out(self, batch: Batch) -> Float[Tensor, "M B C H W"]:
+        """The network's output at the rows' states, each state once: chains that start at one x_T share it."""
         states, count = batch.x_t.shape[:2]
         own = torch.ones(states, count, dtype=torch.bool)
         own[1:] = (batch.x_t[1:] != batch.x_t[:1]).flatten(2).any(2)
@@ -256,17 +257,11 @@ class Learner:
         places = torch.where(own, own.flatten().cumsum(0).unflatten(0, (states, count)) - 1, rows)
         out = self.denoiser.predict(
             batch.x_t[own],
-            self.process.t[batch.steps[rows[own]]],
+            batch.times(self.process)[rows[own]],
             tuple(batch.prompts[int(row)] for row in rows[own]),
-            self.experiment.sampling.guidance_scale,
+            self.teacher.guidance_scale,
         )
         return out[places.to(out.device)]
-
-    def _gain_by_step(self, rollout: Rollout) -> dict[str, dict[int, float]]:
-        if not {PARENT, CHILD} <= set(NEEDS[self.method.search.step_reward]):
-            return {}
-        gain = credit("delta_cross", rollout.parent_value, rollout.value, rollout.next_value)[..., 0]  # [P G S]
-        return {"gain": {int(step): float(gain[..., row].nanmean()) for row, step in enumerate(rollout.steps)}}
 
     def _remember(self, version: int) -> None:
         taken = self.denoiser.parameters.take(version)
@@ -278,8 +273,3 @@ class Learner:
     def export(self, folder: Path) -> None:
         """Writes the newest policy for diffusers."""
         self.denoiser.export(folder)
-
-
-def _last_scores(rollout: Rollout) -> Float[Tensor, "P G"]:
-    """The first reward's scores nearest to the finished picture."""
-    return (rollout.value[:, :, -1] if rollout.final.isnan().all() else rollout.final)[..., 0]

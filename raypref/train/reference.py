@@ -56,6 +56,10 @@ class Reference:
         moved = policy.clone() if config.update == "hard" else before.lerp(policy, config.rate)
         self.state = ReferenceState(state.version + 1, updates, moved.lerp(self._pretrained, config.pretrained_pull))
 
+    def become(self, flat: Float[Tensor, " n"]) -> None:
+        """Takes other values, as of an earlier policy."""
+        self.state = ReferenceState(self.state.version + 1, self.state.updates, flat.to(self._pretrained))
+
     def restore(self, state: ReferenceState) -> None:
         """Goes on from a checkpoint."""
         flat = None if state.flat is None else state.flat.to(self.denoiser.parameters.flat)

@@ -11,14 +11,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from raypref.core.regression import OwnSamples
 from raypref.core.search import NEEDS, Search
 from raypref.core.types import Rollout
 from raypref.core.weights import Weights
+from raypref.methods.base import StepMethod
+from raypref.methods.regression import RegressionMethod
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
 from raypref.train.experiment import Experiment
 from raypref.train.out_of_memory import explaining_out_of_memory
+from raypref.train.own_samples import draw_own
 from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
 from raypref.train.scorer import Judgement, together
 
@@ -40,9 +44,9 @@ class Scoring(ABC):
 
 @dataclass(frozen=True)
 class SampledRollout:
-    """A rollout and what it cost."""
+    """A rollout, or what a method on labelled pictures needs, and what it cost."""
 
-    rollout: Rollout
+    rollout: Rollout | OwnSamples
     seconds: dict[str, float] = field(default_factory=dict)
     """By SAMPLER_SECONDS."""
     syncs: int = 0
@@ -63,11 +67,12 @@ class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
     def __init__(self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring) -> None:
-        self.denoiser, self.scoring, self.search = denoiser, scoring, experiment.method.search
+        self.denoiser, self.scoring, self.method = denoiser, scoring, experiment.method
         self.sync_tolerance = experiment.cluster.sync_tolerance
         self.fused = experiment.run.fused_sampling
         # Whether a tiny decoder has a say in what is trained on.
-        self.approximate = bool(experiment.model.tiny_vae and NEEDS[self.search.step_reward])
+        ranks_on_the_way = isinstance(self.method, StepMethod) and bool(NEEDS[self.method.search.step_reward])
+        self.approximate = bool(experiment.model.tiny_vae) and ranks_on_the_way
         self.process = experiment.sampling.process(denoiser.schedule)
         self.guidance_scale = experiment.sampling.guidance_scale
         self._network = threading.Lock()
@@ -77,14 +82,21 @@ class Sampler:
 
     @explaining_out_of_memory("sampler")
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
-        """Searches from the chunk's prompts with exactly these weights."""
-        walk, search = self._walk(chunk), self.search
-        if self.fused:
-            walk, search = replace(walk, graph_steps=frozenset(search.recorded())), replace(search, keep_mean=True)
-        rollout, spent = self._drive(explore(walk, search), weights)
+        """Searches, or draws, from the chunk's prompts with exactly these weights."""
+        rollout, spent = self._drive(self._experience(self._walk(chunk)), weights)
         with self._network:
             syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
         return SampledRollout(rollout, spent.seconds | {"syncing": seconds}, syncs, spent.failures)
+
+    def _experience(self, walk: Walk) -> Generator[ScoreRequest, Scores, Rollout | OwnSamples]:
+        """What the method eats."""
+        if isinstance(self.method, RegressionMethod):
+            return draw_own(walk, self.method.own)
+        assert isinstance(self.method, StepMethod), "there are two kinds"
+        search = self.method.search
+        if self.fused:
+            walk, search = replace(walk, graph_steps=frozenset(search.recorded())), replace(search, keep_mean=True)
+        return explore(walk, search)
 
     @explaining_out_of_memory("sampler")
     def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
@@ -99,8 +111,8 @@ class Sampler:
             return replace(judgement, failures=together(spent.failures, judgement.failures))
         with self._network:
             self._use(weights)
-            candidates = self.search.candidates if self.approximate else 1
-            x_0, predicted = finish(walk, self.search.recorded(), candidates)
+            candidates = self.method.latents_at_once() if self.approximate else 1
+            x_0, predicted = finish(walk, self.method.recorded_steps(), candidates)
         judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
         return self._judge_on_the_way(walk, predicted, judgement) if predicted else judgement
 

@@ -9,6 +9,7 @@ import pytest
 from raypref import methods
 from raypref.cluster.runtime import RayRuntime
 from raypref.methods.base import Method
+from raypref.methods.regression import RegressionMethod
 from raypref.registry import named_classes
 from raypref.train.experiment import Experiment
 from raypref.train.loop import train
@@ -20,6 +21,7 @@ from tests.smallest import smallest_experiment
 
 METHODS = named_classes(methods, Method)
 
+
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore:psi_sign")]
 
 
@@ -27,8 +29,11 @@ def one_of_each_kind() -> list[Any]:
     """The names; those slow that send the same from worker to worker as one before: their loss is the learner's own."""
     found, seen = [], set()
     for name, method in sorted((name, kind()) for name, kind in METHODS.items()):
-        search = method.search
-        kind = (method.arms, search.shape, search.follow, search.keep_mean, search.guidance.kind)
+        if isinstance(method, RegressionMethod):
+            kind: object = method.own
+        else:
+            search = method.search
+            kind = (method.arms, search.shape, search.follow, search.keep_mean, search.guidance.kind)
         found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
         seen.add(kind)
     return found

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from raypref.core.schedule import FlowSchedule, PredictionType
 from tests.toys import sd_alphas_cumprod, sd_schedule
 
 
@@ -46,3 +47,29 @@ def test_impossible_step_counts_are_refused(count: int):
 def test_an_offset_that_leaves_the_schedule_is_refused():
     with pytest.raises(ValueError, match=r"steps_offset = 1 .*schedule ends at 999"):
         sd_schedule().timesteps(1000)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_noised_pictures_and_their_targets_are_those_of_diffusers(prediction_type: PredictionType):
+    oracle = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    schedule = sd_schedule(prediction_type=prediction_type)
+    x_0, noise = (torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    t = torch.tensor([0, 500, 999])
+    x_t, target = schedule.noised(x_0, noise[0], t)
+    for arm in range(2):
+        torch.testing.assert_close(x_t[arm], oracle.add_noise(x_0[arm], noise[0], t), rtol=1e-5, atol=1e-5)
+        wanted = noise[0] if prediction_type == "epsilon" else oracle.get_velocity(x_0[arm], noise[0], t)
+        torch.testing.assert_close(target[arm], wanted, rtol=1e-5, atol=1e-5)
+    assert schedule.training_times().tolist() == list(range(1000))
+
+
+def test_noised_pictures_of_a_flow_are_those_of_diffusers():
+    oracle, schedule = FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSchedule(shift=3.0)
+    times = schedule.training_times()
+    torch.testing.assert_close(times.flip(0).float(), oracle.timesteps, rtol=1e-5, atol=1e-4)
+    x_0, noise = (torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    rows = torch.tensor([999, 400, 0])
+    x_t, target = schedule.noised(x_0, noise, times[rows])
+    wanted = oracle.scale_noise(x_0, oracle.timesteps[999 - rows], noise)
+    torch.testing.assert_close(x_t, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(target, noise - x_0)

@@ -7,11 +7,11 @@ from raypref.core.process import Gaussian
 from raypref.core.search import Search
 from raypref.core.supervise import best_vs_worst, step_reward
 from raypref.core.types import LOSE, WIN, Loss, Rollout, Transitions
-from raypref.methods.base import Method
+from raypref.methods.base import StepMethod
 
 
 @dataclass(frozen=True)
-class IPO(Method):
+class IPO(StepMethod):
     """IPO (Azar et al. 2023, arXiv:2310.12036) on steps: (rho_w - rho_l - 1 / (2 tau))^2."""
 
     name: ClassVar[str] = "ipo"

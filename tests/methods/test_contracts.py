@@ -1,4 +1,7 @@
-"""What every preference method promises, whichever file it lives in. Methods are found, not listed; traits decide."""
+"""What every preference method promises, whichever file it lives in. Methods are found, not listed; traits decide.
+
+Those on labelled pictures promise the same of outputs in the place of Gaussians: test_regression_contracts.py.
+"""
 
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -12,10 +15,11 @@ from raypref import methods
 from raypref.core.process import Gaussian
 from raypref.core.search import CHILD, NEEDS, NEXT, PARENT
 from raypref.core.types import LOSE, WIN, Rollout, Transitions
-from raypref.methods.base import Method
+from raypref.methods.base import Method, StepMethod
 from raypref.registry import named_classes
 
-METHODS = named_classes(methods, Method)
+ALL = named_classes(methods, Method)
+METHODS = {name: kind for name, kind in ALL.items() if issubclass(kind, StepMethod)}
 SHAPE = (2, 3, 4)
 B = 4
 
@@ -26,16 +30,16 @@ PAIRED, SINGLE = ([name for name, kind in METHODS.items() if kind.arms == arms] 
 
 
 @pytest.fixture(params=sorted(METHODS))
-def method(request: pytest.FixtureRequest) -> Method:
+def method(request: pytest.FixtureRequest) -> StepMethod:
     return METHODS[request.param]()
 
 
-def states_of(method: Method) -> int:
-    """Parents of a row: one for each arm, unless the arms are siblings."""
-    return 1 if method.search.shares_parent() else method.arms
+@pytest.fixture(params=sorted(ALL))
+def any_method(request: pytest.FixtureRequest) -> Method:
+    return ALL[request.param]()
 
 
-def make(method: Method, drift: float = 0.1, seed: int = 0) -> tuple[Gaussian, Gaussian, Transitions]:
+def make(method: StepMethod, drift: float = 0.1, seed: int = 0) -> tuple[Gaussian, Gaussian, Transitions]:
     """(policy, reference, batch): a policy that has drifted from the reference, at a batch that it has drawn itself.
 
     Of single arms, two have a positive and two a negative advantage.
@@ -45,7 +49,7 @@ def make(method: Method, drift: float = 0.1, seed: int = 0) -> tuple[Gaussian, G
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, *SHAPE, generator=generator, dtype=torch.float64)
 
-    states = states_of(method)
+    states = method.states_per_row()
     std = torch.tensor([0.3, 0.5, 0.8, 1.1], dtype=torch.float64)
     wide = std[:, None, None, None]
     mean = draw(states, B)
@@ -70,7 +74,7 @@ def turned_round(batch: Transitions) -> Transitions:
     return replace(batch, x_t=batch.x_t.flip(0), x_s=batch.x_s.flip(0))
 
 
-def slopes(method: Method, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Tensor:
+def slopes(method: StepMethod, policy: Gaussian, reference: Gaussian, batch: Transitions) -> Tensor:
     return torch.autograd.grad(method.loss(policy, reference, batch).per_example.sum(), policy.mean)[0]
 
 
@@ -85,17 +89,17 @@ def test_pairs_and_single_arms_shared_and_own_parents_are_all_found():
     assert {(2, True), (2, False), (1, False)} <= found
 
 
-def test_a_method_is_a_frozen_value_with_a_name_a_paper_and_documentation(method: Method):
-    assert is_dataclass(method)
-    assert type(method).__dataclass_params__.frozen
-    assert method == type(method)()
-    assert METHODS[method.name] is type(method)
-    assert method.paper
-    assert method.paper in (type(method).__doc__ or "")
-    assert all(field.name.isidentifier() for field in fields(method))
+def test_a_method_is_a_frozen_value_with_a_name_a_paper_and_documentation(any_method: Method):
+    assert is_dataclass(any_method)
+    assert type(any_method).__dataclass_params__.frozen
+    assert any_method == type(any_method)()
+    assert ALL[any_method.name] is type(any_method)
+    assert any_method.paper
+    assert any_method.paper in (type(any_method).__doc__ or "")
+    assert all(field.name.isidentifier() for field in fields(any_method))
 
 
-def test_losses_are_finite_one_a_pair_and_reach_the_policy(method: Method):
+def test_losses_are_finite_one_a_pair_and_reach_the_policy(method: StepMethod):
     policy, reference, batch = make(method)
     loss = method.loss(policy, reference, batch)
     assert loss.per_example.shape == (B,)
@@ -104,7 +108,7 @@ def test_losses_are_finite_one_a_pair_and_reach_the_policy(method: Method):
     assert all(value.shape == (B,) and not value.requires_grad for value in loss.metrics.values())
 
 
-def test_ratios_are_exactly_one_where_policy_and_reference_agree(method: Method):
+def test_ratios_are_exactly_one_where_policy_and_reference_agree(method: StepMethod):
     policy, reference, batch = make(method, drift=0.0)
     metrics = method.objective(policy, reference, batch).metrics
     known = torch.stack([metrics["rho_win"], metrics["rho_lose"]])  # NaN where a row has no such arm
@@ -113,7 +117,7 @@ def test_ratios_are_exactly_one_where_policy_and_reference_agree(method: Method)
     assert torch.count_nonzero(metrics["kl"]) == 0
 
 
-def test_ratios_are_above_zero_for_what_the_policy_has_raised(method: Method):
+def test_ratios_are_above_zero_for_what_the_policy_has_raised(method: StepMethod):
     policy, reference, batch = make(method)
     metrics = method.objective(policy, reference, batch).metrics
     for arm, name in ((WIN, "rho_win"), (LOSE, "rho_lose")):
@@ -130,7 +134,7 @@ def ratios(policy: Gaussian, reference: Gaussian, batch: Transitions) -> Tensor:
     return (ours - theirs).mean((2, 3, 4))
 
 
-def test_the_reference_gets_no_gradient(method: Method):
+def test_the_reference_gets_no_gradient(method: StepMethod):
     policy, reference, batch = make(method)
     method.loss(policy, reference, batch).per_example.sum().backward()
     assert policy.mean.grad is not None
@@ -138,7 +142,7 @@ def test_the_reference_gets_no_gradient(method: Method):
     assert batch.x_s.grad is None
 
 
-def test_a_pair_of_weight_zero_pulls_at_nothing(method: Method):
+def test_a_pair_of_weight_zero_pulls_at_nothing(method: StepMethod):
     policy, reference, batch = make(method)
     weight = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
     found = slopes(method, policy, reference, replace(batch, weight=weight))
@@ -147,7 +151,7 @@ def test_a_pair_of_weight_zero_pulls_at_nothing(method: Method):
     assert torch.equal(found[:, [0, 2, 3]], full[:, [0, 2, 3]])
 
 
-def test_gradients_do_not_depend_on_micro_batches(method: Method):
+def test_gradients_do_not_depend_on_micro_batches(method: StepMethod):
     policy, reference, batch = make(method)
     full = slopes(method, policy, reference, batch)
     total = torch.zeros_like(full)
@@ -157,7 +161,7 @@ def test_gradients_do_not_depend_on_micro_batches(method: Method):
     torch.testing.assert_close(total, full, rtol=1e-12, atol=1e-15)
 
 
-def test_gradients_do_not_depend_on_the_order_of_pairs(method: Method):
+def test_gradients_do_not_depend_on_the_order_of_pairs(method: StepMethod):
     policy, reference, batch = make(method)
     order = [2, 0, 3, 1]
     shuffled = method.loss(*rows(policy, reference, batch, order)).per_example
@@ -170,7 +174,7 @@ def lead(mean: Tensor, std: Tensor, batch: Transitions) -> Tensor:
     return density[WIN] - density[LOSE] if len(density) == 2 else batch.credit[0].sign() * density[0]
 
 
-def test_a_few_small_updates_from_the_reference_widen_the_winners_lead(method: Method):
+def test_a_few_small_updates_from_the_reference_widen_the_winners_lead(method: StepMethod):
     # From the reference: there the ratios are 1, and no penalty on them speaks.
     policy, reference, batch = make(method, drift=0.0)
     mean = policy.mean.detach().clone().requires_grad_()
@@ -182,7 +186,7 @@ def test_a_few_small_updates_from_the_reference_widen_the_winners_lead(method: M
     assert bool((lead(mean.detach(), policy.std, batch) > before).all())
 
 
-def test_winning_arms_are_told_from_losing_arms(method: Method):
+def test_winning_arms_are_told_from_losing_arms(method: StepMethod):
     policy, reference, batch = make(method, drift=0.0)
     there = slopes(method, policy, reference, batch)
     back = slopes(
@@ -195,7 +199,7 @@ def test_winning_arms_are_told_from_losing_arms(method: Method):
     assert float(there.abs().max()) > 0
 
 
-def test_the_objective_adds_the_divergence_from_the_reference(method: Method):
+def test_the_objective_adds_the_divergence_from_the_reference(method: StepMethod):
     policy, reference, batch = make(method, drift=0.3)
     held = replace(method, kl_coef=0.7).objective(policy, reference, batch)
     plain = replace(method, kl_coef=0.0).objective(policy, reference, batch)
@@ -213,7 +217,7 @@ def test_the_objective_adds_the_divergence_from_the_reference(method: Method):
     torch.testing.assert_close(slope, wanted, rtol=1e-9, atol=1e-12)
 
 
-def recorded(method: Method, scores: Tensor, rewards: int = 1) -> Rollout:
+def recorded(method: StepMethod, scores: Tensor, rewards: int = 1) -> Rollout:
     """A rollout of two prompts as this method's search shapes it; candidate g scores scores[g] in every reward, and
     scores that the search does not ask for are missing."""
     search = method.search
@@ -244,38 +248,38 @@ def recorded(method: Method, scores: Tensor, rewards: int = 1) -> Rollout:
     )
 
 
-def rising(method: Method) -> Tensor:
+def rising(method: StepMethod) -> Tensor:
     """Scores that rise with the candidate's number, far enough apart for any threshold; none is their mean."""
     return 10 * torch.arange(method.search.candidates).float() ** 2
 
 
 @pytest.mark.parametrize("rewards", [1, 2])
-def test_supervise_uses_every_step_of_every_prompt(method: Method, rewards: int):
+def test_supervise_uses_every_step_of_every_prompt(method: StepMethod, rewards: int):
     batch = method.supervise(recorded(method, rising(method), rewards))
     count, paths = len(method.search.recorded()), 1 if method.arms == 2 else method.search.candidates
     assert len(batch) == 2 * method.rows_per_prompt() == 2 * paths * count
     assert batch.prompts == ("a",) * paths * count + ("b",) * paths * count
     assert batch.steps.tolist() == list(method.search.recorded()) * 2 * paths
-    assert len(batch.x_t) == states_of(method)
+    assert len(batch.x_t) == method.states_per_row()
     assert len(batch.x_s) == len(batch.credit) == method.arms
     assert batch.weight.tolist() == [1.0] * len(batch)
     assert batch.dropped == {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 0}
 
 
 @pytest.mark.parametrize("method", PAIRED, indirect=True)
-def test_supervise_puts_the_best_first_and_the_worst_second_each_with_its_parent(method: Method):
+def test_supervise_puts_the_best_first_and_the_worst_second_each_with_its_parent(method: StepMethod):
     rollout = recorded(method, rising(method))
     pairs = method.supervise(rollout)
     best = method.search.candidates - 1
     assert torch.equal(pairs.x_s[WIN].flatten(), rollout.x_s[:, best].flatten())
     assert torch.equal(pairs.x_s[LOSE].flatten(), rollout.x_s[:, 0].flatten())
-    assert torch.equal(pairs.x_t[0].flatten(), rollout.x_t[:, best if states_of(method) == 2 else 0].flatten())
+    assert torch.equal(pairs.x_t[0].flatten(), rollout.x_t[:, best if method.states_per_row() == 2 else 0].flatten())
     assert torch.equal(pairs.x_t[-1].flatten(), rollout.x_t[:, 0].flatten())
     assert bool((pairs.credit[WIN] > pairs.credit[LOSE]).all())
 
 
 @pytest.mark.parametrize("method", SINGLE, indirect=True)
-def test_supervise_credits_better_trajectories_with_more(method: Method):
+def test_supervise_credits_better_trajectories_with_more(method: StepMethod):
     rollout = recorded(method, rising(method))
     batch = method.supervise(rollout)
     assert torch.equal(batch.x_s.flatten(), rollout.x_s.flatten())
@@ -286,7 +290,7 @@ def test_supervise_credits_better_trajectories_with_more(method: Method):
     assert bool((credit[:, -1] > 0).all())
 
 
-def test_supervise_hands_on_the_means_that_the_search_kept(method: Method):
+def test_supervise_hands_on_the_means_that_the_search_kept(method: StepMethod):
     batch = method.supervise(recorded(method, rising(method)))
     assert (batch.mean is not None) == method.search.keep_mean
     if batch.mean is not None:
@@ -294,7 +298,7 @@ def test_supervise_hands_on_the_means_that_the_search_kept(method: Method):
 
 
 @pytest.mark.parametrize(("score", "reason"), [(0.3, "tie"), (float("nan"), "unscored")])
-def test_supervise_finds_nothing_in_ties_and_missing_scores_and_says_so(method: Method, score: float, reason: str):
+def test_supervise_finds_nothing_in_ties_and_missing_scores_and_says_so(method: StepMethod, score: float, reason: str):
     batch = method.supervise(recorded(method, torch.full((method.search.candidates,), score)))
     assert len(batch) == 0
     nothing = {"unscored": 0, "tie": 0, "incomparable": 0, "threshold": 0}
@@ -313,12 +317,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"clip_range": 0.0}, "clip_range = 0.0: use a number between 0 and 1"),
     ({"clip_range": 1.0}, "clip_range = 1.0"),
     ({"adv_clip_max": 0.0}, "adv_clip_max = 0.0: use a positive number"),
+    ({"margin_scale": 0.0}, "margin_scale = 0.0: use a positive number, such as"),
+    ({"snr_value": 0.0}, "snr_value = 0.0: use a positive number, such as 0.5"),
+    ({"switch": -0.1}, "switch = -0.1: use 0"),
+    ({"margin": -0.1}, "margin = -0.1: use 0 or more"),
+    ({"desirable_weight": 0.0}, "desirable_weight = 0.0: use a positive number, such as 1"),
+    ({"undesirable_weight": -1.0}, "undesirable_weight = -1.0: use a positive number"),
 ]
 
 
-def test_impossible_hyper_parameters_are_refused(method: Method):
-    known = {field.name for field in fields(method)}
+def test_impossible_hyper_parameters_are_refused(any_method: Method):
+    known = {field.name for field in fields(any_method)}
     for settings, message in REFUSED:
         if set(settings) <= known:
             with pytest.raises(ValueError, match=message):
-                replace(method, **settings)
+                replace(any_method, **settings)

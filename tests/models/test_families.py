@@ -199,6 +199,15 @@ def test_dropped_text_encoders_leave_predictions_and_free_their_memory(config: M
         denoiser.predict(*states(), ("a b", "c", "new"), 3.0)
 
 
+def test_texts_that_were_forgotten_are_encoded_again_to_the_same_bits(config: ModelConfig, monkeypatch):
+    wanted = prediction(loaded(config))
+    monkeypatch.setattr("raypref.models.guided.KEPT_TEXTS", 1)
+    denoiser = loaded(config)
+    for _ in range(2):
+        assert torch.equal(prediction(denoiser), wanted)
+        assert len(denoiser._texts) == 1
+
+
 def test_an_empty_tokenizer_is_refused_whichever_it_is(config: ModelConfig, tmp_path: Path):
     names = [path.name for path in Path(config.path).glob("tokenizer*")]
     assert len(names) == {"stable_diffusion": 1, "sdxl": 2, "sd3": 3}[config.family]

@@ -35,7 +35,7 @@ def test_it_trains_and_resumes(experiment: MakeExperiment, tmp_path, name: str):
     assert state.iteration == 1
     train(plan, LocalRuntime(plan), second, state)
     assert second.final_checksum() == whole.final_checksum()
-    assert second.reports[0].metrics == whole.reports[1].metrics
+    assert repr(second.reports[0].metrics) == repr(whole.reports[1].metrics)  # some are NaN: not every method has all
 
 
 def test_several_rewards_train_together(experiment: MakeExperiment):

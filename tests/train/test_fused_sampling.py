@@ -8,7 +8,7 @@ import torch
 
 from raypref import methods
 from raypref.core.types import Rollout
-from raypref.methods.base import Method
+from raypref.methods.base import StepMethod
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
@@ -22,10 +22,10 @@ from raypref.train.sampler import SampledRollout, Sampler
 from tests.conftest import MakeExperiment
 from tests.toys import ToyDenoiser, ToyScoring, chunk_of
 
-METHODS = {name: kind() for name, kind in named_classes(methods, Method).items()} | {"spo": SPO(threshold=0.0)}
+METHODS = {name: kind() for name, kind in named_classes(methods, StepMethod).items()} | {"spo": SPO(threshold=0.0)}
 
 
-def plan(method: Method, fused: bool) -> Experiment:
+def plan(method: StepMethod, fused: bool) -> Experiment:
     rows = 2 * method.rows_per_prompt()
     return Experiment(
         method=method,
@@ -36,7 +36,7 @@ def plan(method: Method, fused: bool) -> Experiment:
     )
 
 
-def roles(method: Method, fused: bool) -> tuple[Learner, Sampler, SampledRollout]:
+def roles(method: StepMethod, fused: bool) -> tuple[Learner, Sampler, SampledRollout]:
     """A learner, its sampler, and what that found for two prompts."""
     experiment, denoiser = plan(method, fused), ToyDenoiser()
     learner = Learner(denoiser, experiment)
@@ -61,7 +61,7 @@ def without(rollout: Rollout, step: int) -> Rollout:
     [(RDPO(), 5, 28, 5), (TailorPO(), 5, 28, 5), (D3PO(), 20, 78, 39)],
 )
 def test_a_trajectory_costs_no_forward_for_the_policy_s_training(
-    method: Method, pairs: int, evaluations: int, backward: int
+    method: StepMethod, pairs: int, evaluations: int, backward: int
 ):
     learner, sampler, found = roles(method, True)
     batch = method.supervise(found.rollout)

@@ -16,7 +16,7 @@ from raypref.core.process import DensityError, Gaussian
 from raypref.core.search import Search
 from raypref.core.types import Transitions, concat_rollouts
 from raypref.core.weights import WeightsError
-from raypref.methods.base import Method
+from raypref.methods.base import StepMethod
 from raypref.methods.d3po import D3PO
 from raypref.methods.ddpo import DDPO
 from raypref.methods.rdpo import RDPO
@@ -27,7 +27,8 @@ from raypref.models.stable_diffusion import StableDiffusion
 from raypref.registry import named_classes
 from raypref.train.experiment import Experiment, GuardConfig, OptimizerConfig, RunConfig, SamplingConfig
 from raypref.train.guards import BadRewards
-from raypref.train.learner import WARM_UP, Learner, NoPairs
+from raypref.train.learner import WARM_UP, Learner
+from raypref.train.lesson import NoPairs
 from raypref.train.rollout import ScoreRequest, Scores, explore
 from raypref.train.sampler import SampledRollout
 from raypref.train.state import learner_state, restore_learner
@@ -36,10 +37,10 @@ from tests.toy_runtime import toy_experiment, toy_run
 from tests.toys import ToyDenoiser, chunk_of, sampled, score_of, toy_walk
 
 SAMPLING = SamplingConfig(num_inference_steps=20, guidance_scale=5.0)
-METHODS = named_classes(methods, Method)
+METHODS = named_classes(methods, StepMethod)
 
 
-def setup(method: Method, **sections: object) -> Experiment:
+def setup(method: StepMethod, **sections: object) -> Experiment:
     defaults = {
         "sampling": SAMPLING,
         "run": RunConfig(prompts_per_iteration=2, chunk_size=1, lag=0),
@@ -48,7 +49,7 @@ def setup(method: Method, **sections: object) -> Experiment:
     return Experiment(method=method, **(defaults | sections))
 
 
-def learner_of(method: Method, stirred: bool = False, **sections: object) -> Learner:
+def learner_of(method: StepMethod, stirred: bool = False, **sections: object) -> Learner:
     denoiser = ToyDenoiser()
     if stirred:
         denoiser.stir()
@@ -68,7 +69,7 @@ def pairs_of(learner: Learner) -> Transitions:
     return learner.method.supervise(joined[0])
 
 
-def judged_as_logits(method: Method) -> Method:
+def judged_as_logits(method: StepMethod) -> StepMethod:
     """The toy's scores are no logits: SPO's threshold would drop pairs at random."""
     return replace(method, threshold=0.0) if isinstance(method, SPO) else method
 
@@ -134,7 +135,7 @@ D3PO_FIVE = D3PO(search=Search("chain", 2, (0, 4, 8, 12, 16), "final", same_star
         (D3PO_FIVE, 5, 39, 9),
     ],
 )
-def test_a_trajectory_costs_what_the_mathematics_needs(method: Method, pairs: int, sampling: int, backward: int):
+def test_a_trajectory_costs_what_the_mathematics_needs(method: StepMethod, pairs: int, sampling: int, backward: int):
     """Guided evaluations, as counted in the design: 33 for five pairs of RDPO, 97 for SPO's sixteen, 117 for D3PO's
     twenty. Candidates are predicted once, for their score and their next step; every parent once by policy (these
     have a backward) and once by reference."""
@@ -310,7 +311,7 @@ def test_an_iteration_of_ties_is_refused_by_name():
 
 
 @pytest.mark.parametrize("method", [RDPO(), D3PO()], ids=["rdpo", "d3po"])
-def test_a_restored_learner_goes_on_bit_for_bit(method: Method):
+def test_a_restored_learner_goes_on_bit_for_bit(method: StepMethod):
     learner = learner_of(method)
     learner.update(0, rollouts(learner, 0))
     state = learner_state(learner)

@@ -178,7 +178,7 @@ def test_cached_outputs_train_as_fresh_ones_do(monkeypatch, update: str, every: 
         data = drawn(learner)
         learner.denoiser.quiet = 0
         if not cached:
-            monkeypatch.setattr(Learner, "_reference_is_old", lambda self, pairs: False)
+            monkeypatch.setattr(Learner, "_with_reference", lambda self, batch: batch)
         report = learner.update(0, data)
         assert report.metrics["updates"] == 6
         quiet = learner.denoiser.quiet

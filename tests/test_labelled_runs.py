@@ -1,0 +1,92 @@
+"""A run on labelled pictures, from its config to its report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raypref.config import load_experiment
+from raypref.dry_run import dry_run
+from raypref.memory import memory
+from raypref.run import resume, train
+from raypref.run_directory import RunDirectory
+from tests.labelled import labelled_set
+
+
+@pytest.fixture
+def config(tmp_path: Path, random_model: Path) -> Path:
+    labelled_set(tmp_path / "pictures", (4, 8, 8))
+    (tmp_path / "heldout.txt").write_text("f\n")
+    (tmp_path / "pairs.toml").write_text(f"""
+[run]
+name = "pairs"
+output_dir = "{tmp_path}/runs"
+iterations = 2
+heldout_prompts = "heldout.txt"
+prompts_per_iteration = 4
+chunk_size = 2
+[model]
+path = "{random_model}"
+[method]
+name = "sft"
+[data]
+path = "pictures"
+[optimizer]
+batch_size = 4
+micro_batch_size = 2
+[sampling]
+num_inference_steps = 20
+[evaluate]
+every = 0
+rewards = []
+[cluster]
+runtime = "local"
+""")
+    return tmp_path / "pairs.toml"
+
+
+def test_it_is_written_reported_and_resumed_from_elsewhere(config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(config.parent)
+    experiment = load_experiment(config, ["sampling.num_inference_steps=2"])
+    assert experiment.prompts == ()
+    path = train(experiment)
+    directory = RunDirectory.open(path)
+    first = directory.rows(directory.metrics)
+    assert [row["pairs"] for row in first] == [4, 8]
+    assert "reward" not in first[0]
+    report = directory.report.read_text()
+    assert "By step" in report
+    assert "What did not teach" not in report
+    assert "those of labelled pictures" in (path / "lora" / "README.md").read_text()
+    monkeypatch.chdir("/")
+    resume(path, ["run.iterations=3"])
+    rows = directory.rows(directory.metrics)
+    assert json.dumps(rows[:2]) == json.dumps(first)
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "told"),
+    [
+        # 4 pictures of 1 state; 4 pairs of 2, for policy and reference; and two trajectories of 20 guided steps
+        ("sft", "network evaluations an iteration", "0 to sample, 4 to train (policy, once a parent)"),
+        ("dspo", "network evaluations an iteration", "0 to sample, 16 to train (reference and policy, once a parent)"),
+        (
+            "spin",
+            "network evaluations an iteration",
+            "160 to sample, 16 to train (reference and policy, once a parent)",
+        ),
+        ("dro", "network evaluations an iteration", "80 to sample, 16 to train (reference and policy, once a parent)"),
+        ("dro", "rollout tasks an iteration", "2"),
+        ("sft", "rollout tasks an iteration", "0"),
+        ("sft", "pictures an iteration", "4, 8 in the run"),
+        ("sft", "prompts", "those of pictures to train on, 1 to be judged on"),
+    ],
+)
+def test_what_it_would_cost_is_told(
+    config: Path, monkeypatch: pytest.MonkeyPatch, method: str, key: str, told: str
+):  # fmt: skip
+    monkeypatch.chdir(config.parent)
+    experiment = load_experiment(config, [f"method.name={method}"])
+    assert dry_run(experiment)[key] == told
+    assert "memory of the learner" in memory(experiment)
