@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from raypref.answers import answers_section
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import (
     Figure,
@@ -40,6 +41,7 @@ figure svg { max-width: 100%; height: auto; }
 .pictures td { padding: .15rem .4rem; border: 0; }
 .pictures th { text-align: center; }
 .pictures img { width: 100%; min-width: 16rem; image-rendering: pixelated; vertical-align: middle; }
+.wide { overflow-x: auto; }
 .note { color: #777; font-size: .9rem; }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
 """
@@ -67,6 +69,7 @@ def write_report(directory: RunDirectory) -> Path:
             figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE),
             figure_section("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
         ]
+    sections.append(answers_section(directory.rows(directory.answers)))
     sections.append(workers_table(directory.rows(directory.workers)))
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     replace_text(directory.report, page(experiment.run.name, sections))
@@ -165,7 +168,7 @@ def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
         return ""
     prompts = directory.experiment().heldout_prompts[:GRID_ROWS]
     strips = [
-        _strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
+        strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
     ]
     rows = "".join(
         f"<tr><td>{html.escape(prompt)}</td>"
@@ -179,7 +182,7 @@ def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
     )
 
 
-def _strips(grid: Path, rows: int) -> list[str]:
+def strips(grid: Path, rows: int) -> list[str]:
     """The rows of a picture grid, each as a data URL."""
     sheet = Image.open(grid)
     height = sheet.height // rows

@@ -59,6 +59,8 @@ class Table:
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Table":
         """The table that `dataclasses.asdict` and JSON made this of."""
-        rows = tuple(Row(tuple(row["labels"]), tuple(Measured(**cell) for cell in row["cells"])) for row in saved["rows"])
+        rows = tuple(
+            Row(tuple(row["labels"]), tuple(Measured(**cell) for cell in row["cells"])) for row in saved["rows"]
+        )
         words = {name: tuple(saved[name]) for name in ("heads", "columns", "notes")}
         return cls(question=saved["question"], caption=saved["caption"], rows=rows, **words)

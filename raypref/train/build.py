@@ -60,6 +60,7 @@ def build_scorer(experiment: Experiment) -> Scorer:
                 *(build_reward(name) for name in experiment.reward.also))  # fmt: skip
     names = {reward.name for reward in training}
     watched = tuple(build_reward(name) for name in experiment.evaluate.rewards if name not in names)
+    watched += tuple(build_reward(reward.name, **reward.settings) for reward in experiment.watched)
     decoder = model_family(experiment).decoder(experiment.model)
     early = load_tiny_decoder(experiment.model) if experiment.model.tiny_vae else None
     return Scorer(decoder, training, watched, experiment.guard.reward_timeout, early)
@@ -68,7 +69,7 @@ def build_scorer(experiment: Experiment) -> Scorer:
 def reward_environments(experiment: Experiment) -> dict[str, str]:
     """Environments of their own that rewards of the run, or parts of them, need, by the rewards' names."""
     known, found = named_classes(rewards, Reward), dict[str, str]()
-    asked = [(experiment.reward.name, experiment.reward.settings),
+    asked = [*((reward.name, reward.settings) for reward in (experiment.reward, *experiment.watched)),
              *((name, {}) for name in (*experiment.reward.also, *experiment.evaluate.rewards))]  # fmt: skip
     while asked:
         name, settings = asked.pop()

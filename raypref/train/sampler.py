@@ -11,15 +11,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from raypref.core.search import NEEDS, Search
+from raypref.core.search import NEEDS
 from raypref.core.types import Rollout
 from raypref.core.weights import Weights
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
+from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.out_of_memory import explaining_out_of_memory
-from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
+from raypref.train.rollout import ScoreRequest, Scores, Walk, explore, finish
 from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
@@ -87,16 +88,16 @@ class Sampler:
         return SampledRollout(rollout, spent.seconds | {"syncing": seconds}, syncs, spent.failures)
 
     @explaining_out_of_memory("sampler")
-    def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
+    def picture(self, chunk: Chunk, weights: Weights, drawing: Drawing | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
 
-        With a `search`, trajectories follow its choices (step-wise best-of-N) and nothing on the way is reported.
+        With a `drawing` they are drawn in its way, and nothing that was predicted is reported.
         """
         walk = self._walk(chunk)
-        if search is not None:
-            x_0, spent = self._drive(best_of_n(walk, search), weights)
-            judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
-            return replace(judgement, failures=together(spent.failures, judgement.failures))
+        if drawing is not None:
+            drawn, spent = self._drive(drawing.draw(walk), weights)
+            judgement = self.scoring.judge(walk.request({len(self.process): drawn.x_0[None]}))
+            return replace(judgement, kl=drawn.kl, failures=together(spent.failures, judgement.failures))
         with self._network:
             self._use(weights)
             candidates = self.search.candidates if self.approximate else 1
