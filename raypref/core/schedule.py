@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -58,6 +58,20 @@ class Schedule:
         """Noise levels that the network was trained on."""
         return len(self.alphas_cumprod)
 
+    def training_times(self) -> Int[Tensor, " N"]:
+        """The times that the network was trained at, from the least noise to the most."""
+        return torch.arange(len(self.alphas_cumprod))
+
+    def noised(
+        self, x_0: Float[Tensor, "*a B C H W"], noise: Float[Tensor, "*b B C H W"], t: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "*a B C H W"], Float[Tensor, "*a B C H W"]]:
+        """(x_t, target): pictures with noise, and what a perfect network would say of them: the noise, or v =
+        sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022)."""
+        alpha_bar = self.alpha_bar(t)[:, None, None, None]
+        signal, spread = alpha_bar.sqrt().to(x_0), (1 - alpha_bar).sqrt().to(x_0)
+        target = signal * noise - spread * x_0 if self.prediction_type == "v_prediction" else noise.expand_as(x_0)
+        return signal * x_0 + spread * noise, target
+
     def alpha_bar(self, times: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """alpha_bar at `times`; a negative time is the one before t = 0."""
         inside = self.alphas_cumprod[times.clamp(min=0)]
@@ -92,3 +106,15 @@ class FlowSchedule:
     def times(self, num_inference_steps: int) -> Float[Tensor, " T"]:
         """What the network is fed: the noise level times num_train_timesteps."""
         return self.sigmas(num_inference_steps)[:-1] * self.num_train_timesteps
+
+    def training_times(self) -> Float[Tensor, " N"]:
+        """See `Schedule.training_times`: noise levels in even steps, shifted."""
+        levels = torch.arange(1, self.num_train_timesteps + 1, dtype=torch.float64) / self.num_train_timesteps
+        return self._shifted(levels) * self.num_train_timesteps
+
+    def noised(
+        self, x_0: Float[Tensor, "*a B C H W"], noise: Float[Tensor, "*b B C H W"], t: Num[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "*a B C H W"], Float[Tensor, "*a B C H W"]]:
+        """See `Schedule.noised`; the network predicts noise - x_0."""
+        sigma = (t.double() / self.num_train_timesteps)[:, None, None, None].to(x_0)
+        return (1 - sigma) * x_0 + sigma * noise, noise - x_0

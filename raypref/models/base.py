@@ -154,6 +154,22 @@ class Decoder(ABC):
         """Pictures in [0, 1], float32. Differentiable; callers that only score use torch.no_grad()."""
 
 
+class Encoder(ABC):
+    """The VAE encoder. `side` (pixels of a picture) and `latent_shape` (C, H, W) are set by subclasses."""
+
+    side: int
+    latent_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "N 3 side side"]) -> Float[Tensor, "N C H W"]:
+        """Clean latents of pictures in [0, 1], float32 on the CPU: the mode of the posterior, scaled and shifted as the
+        denoising network knows them. `Decoder.decode` is its inverse, but for what a VAE loses."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the latents of a picture depend on: a checksum of the weights, scaling, precision."""
+
+
 class ModelFamily(ABC):
     """How one family of checkpoints is loaded. Subclasses are final, one a file, and are found by their `name`."""
 
@@ -190,4 +206,9 @@ class ModelFamily(ABC):
     @classmethod
     @abstractmethod
     def decoder(cls, config: ModelConfig) -> Decoder:
+        """Loads the VAE alone."""
+
+    @classmethod
+    @abstractmethod
+    def encoder(cls, config: ModelConfig) -> Encoder:
         """Loads the VAE alone."""

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from raypref.core.process import Scheduler
 from raypref.core.schedule import FlowSchedule
-from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
+from raypref.models.base import Decoder, Denoiser, Encoder, ModelConfig, ModelFamily
 from raypref.models.checkpoint import UNUSED, check_checkpoint, load_pipeline
 from raypref.models.decoder import load_decoder
+from raypref.models.encoder import load_encoder
 from raypref.models.guided import GuidedDenoiser, Text
 
 PIPELINE = "StableDiffusion3Pipeline"
 WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 T5 = ("text_encoder_3", "tokenizer_3")
+BESIDE_VAE = ("transformer", "text_encoder", "text_encoder_2", *TOKENIZERS, *T5, *UNUSED)
 OTHER_GRIDS = (
     *("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
     *("invert_sigmas", "shift_terminal"),
@@ -102,5 +104,9 @@ class SD3(ModelFamily):
     @classmethod
     def decoder(cls, config: ModelConfig) -> Decoder:
         """See `ModelFamily.decoder`."""
-        omit = ("transformer", "text_encoder", "text_encoder_2", *TOKENIZERS, *T5, *UNUSED)
-        return load_decoder(PIPELINE, config, omit)
+        return load_decoder(PIPELINE, config, BESIDE_VAE)
+
+    @classmethod
+    def encoder(cls, config: ModelConfig) -> Encoder:
+        """See `ModelFamily.encoder`."""
+        return load_encoder(cls, config, BESIDE_VAE)

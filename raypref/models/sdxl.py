@@ -8,15 +8,17 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from raypref.core.process import Scheduler
-from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
+from raypref.models.base import Decoder, Denoiser, Encoder, ModelConfig, ModelFamily
 from raypref.models.checkpoint import UNUSED, check_checkpoint, load_pipeline, read_config
 from raypref.models.decoder import load_decoder
+from raypref.models.encoder import load_encoder
 from raypref.models.guided import GuidedDenoiser, Text
 from raypref.models.stable_diffusion import read_schedule, unet_inputs
 
 PIPELINE = "StableDiffusionXLPipeline"
 WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+BESIDE_VAE = ("unet", "text_encoder", "text_encoder_2", *TOKENIZERS, *UNUSED)
 
 
 class SDXLDenoiser(GuidedDenoiser):
@@ -91,5 +93,9 @@ class SDXL(ModelFamily):
     @classmethod
     def decoder(cls, config: ModelConfig) -> Decoder:
         """See `ModelFamily.decoder`."""
-        omit = ("unet", "text_encoder", "text_encoder_2", *TOKENIZERS, *UNUSED)
-        return load_decoder(PIPELINE, config, omit, upcast=cls.upcast_vae)
+        return load_decoder(PIPELINE, config, BESIDE_VAE, upcast=cls.upcast_vae)
+
+    @classmethod
+    def encoder(cls, config: ModelConfig) -> Encoder:
+        """See `ModelFamily.encoder`."""
+        return load_encoder(cls, config, BESIDE_VAE)

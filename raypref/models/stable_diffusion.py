@@ -9,15 +9,17 @@ from torch import Tensor
 
 from raypref.core.process import Scheduler
 from raypref.core.schedule import Schedule
-from raypref.models.base import Decoder, Denoiser, ModelConfig, ModelFamily
+from raypref.models.base import Decoder, Denoiser, Encoder, ModelConfig, ModelFamily
 from raypref.models.checkpoint import UNUSED, check_checkpoint, load_pipeline
 from raypref.models.decoder import load_decoder
+from raypref.models.encoder import load_encoder
 from raypref.models.guided import GuidedDenoiser, Text
 from raypref.models.libraries import diffusers
 
 PIPELINE = "StableDiffusionPipeline"
 WEIGHTS = ("unet", "vae", "text_encoder")
 OTHERS = ("tokenizer", "scheduler")
+BESIDE_VAE = ("unet", "text_encoder", "tokenizer", *UNUSED)
 
 
 def read_schedule(scheduler: Any) -> Schedule:
@@ -99,4 +101,9 @@ class StableDiffusion(ModelFamily):
     @classmethod
     def decoder(cls, config: ModelConfig) -> Decoder:
         """See `ModelFamily.decoder`."""
-        return load_decoder(PIPELINE, config, omit=("unet", "text_encoder", "tokenizer", *UNUSED))
+        return load_decoder(PIPELINE, config, BESIDE_VAE)
+
+    @classmethod
+    def encoder(cls, config: ModelConfig) -> Encoder:
+        """See `ModelFamily.encoder`."""
+        return load_encoder(cls, config, BESIDE_VAE)
