@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check bench profile models-check parity versions mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check evaluate-check bench profile models-check parity versions mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -42,6 +42,9 @@ soak: $(READY)  ## a thousand iterations: docs/soak.svg; memory must stay flat
 
 cluster-check: $(READY)  ## what must hold on a cluster of several nodes, all on this machine; JSON lines
 	$(BIN)/python -m experiments.cluster_check
+
+evaluate-check: $(READY)  ## every question to a short run of the tiny model; resumable; JSON lines
+	$(BIN)/python -m experiments.evaluate_check
 
 bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; a run's start; JSON lines
 	$(BIN)/python -m benchmarks.roofline

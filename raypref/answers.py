@@ -2,6 +2,7 @@
 
 import html
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +12,13 @@ from rich.table import Table as Lines
 from raypref.evaluate.table import Measured, Table
 
 
+WIDTH = 240
+"""Characters of a line where nobody's terminal says."""
+
+
 def echo(table: Table) -> None:
     """Prints a table."""
-    console = Console()
+    console = Console(markup=False, width=None if sys.stdout.isatty() else WIDTH)
     columns = [Column(head, overflow="fold") for head in table.heads]
     lines = Lines(*columns, *(Column(name, justify="right") for name in (*table.columns, "n")), title=table.question)
     for row in table.rows:

@@ -30,7 +30,8 @@ from tests.recording import Recording, small_experiment
 README = Path("README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("sh", "python")}
 TUNE = Path("docs/tune.md").read_text()
-SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE, re.DOTALL)]
+EVALUATION = Path("docs/evaluation.md").read_text()
+SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE + EVALUATION, re.DOTALL)]
 COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines() if line.strip()]
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from raypref import rewards
 from raypref.core.seeding import Key
+from raypref.data.picture_files import list_pictures, read_square
 from raypref.evaluate.bootstrap import by_prompt, measured
 from raypref.evaluate.mmd import discrepancy, discrepancy_of_same_prompts, median_distance
-from raypref.evaluate.pictures import list_pictures, read_picture
 from raypref.evaluate.question import Album, Contender, Question, Scene, Studio
 from raypref.evaluate.table import Row, Table
 from raypref.registry import named_classes
@@ -34,8 +34,8 @@ NO_FID = "FID is not computed: its network and reference statistics are not part
 
 @dataclass(frozen=True)
 class Fidelity(Question):
-    """KL of every step to the pretrained model's, and the maximum mean discrepancy of the pictures: to the base model's,
-    and to a folder of yours where you name one."""
+    """KL of every step to the pretrained model's, and the maximum mean discrepancy of the pictures: to the base
+    model's, and to a folder of yours where you name one."""
 
     name: ClassVar[str] = "fidelity"
     paper: ClassVar[str] = "ours; CMMD, arXiv:2401.09603"
@@ -55,18 +55,18 @@ class Fidelity(Question):
 
     def check(self, experiment: Experiment) -> None:
         """Looks for the tower and the folder."""
-        able = [name for name, kind in named_classes(rewards, Reward).items() if issubclass(kind, Featured)]
-        if self.tower and self.tower not in able:
-            raise ValueError(f"tower = {self.tower!r}: it has no features of pictures; choose from {', '.join(able)}")
-        if self.pictures and not (self.tower or self._tower(experiment)):
+        known = named_classes(rewards, Reward)
+        if self.tower and not (self.tower in known and issubclass(known[self.tower], Featured)):
+            raise ValueError(f"tower = {self.tower!r}: it has no features of pictures; choose from {_able()}")
+        if self.pictures and not self._tower(experiment):
             raise ValueError(
                 f"pictures = {self.pictures!r}: which network's features are to be compared? Set fidelity.tower to one "
-                f"of {', '.join(able)}"
+                f"of {_able()}"
             )
         if self.pictures and len(list_pictures(Path(self.pictures))) < 2:
             raise ValueError(f"pictures = {self.pictures!r}: a folder with two pictures or more is needed")
         if len(experiment.heldout_prompts) < 2:
-            raise ValueError("a distribution needs two held-out prompts or more: set run.heldout_prompts")
+            raise ValueError("tower: to compare pictures takes two held-out prompts or more; see run.heldout_prompts")
 
     def answer(self, studio: Studio) -> Table:
         """A row a step and trained policy, and a row a distance between pictures."""
@@ -116,6 +116,11 @@ class Fidelity(Question):
         return [Row(("MMD²", who.label, to), (value,)) for who, to, value in rows]
 
 
+def _able() -> str:
+    """The rewards that have features."""
+    return ", ".join(name for name, kind in named_classes(rewards, Reward).items() if issubclass(kind, Featured))
+
+
 def _drift(who: Contender, album: Album, key: Key) -> list[Row]:
     assert album.kl is not None, "asked for"
     by_step = {
@@ -136,7 +141,7 @@ def _features(tower: Featured, images: UInt8[Tensor, "P n height width 3"]) -> F
 
 def _features_of_files(tower: Featured, files: Iterable[Path]) -> Float[Tensor, "Q 1 F"]:
     """Each alone, for they may differ in size."""
-    return torch.stack([_of_length_1(tower, read_picture(file.read_bytes())[None]) for file in files])
+    return torch.stack([_of_length_1(tower, read_square(file.read_bytes())[None]) for file in files])
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Builds the three roles from an experiment: the one place where names become networks and rewards."""
 
+from functools import partial
+
 import torch
 
 from raypref import models, rewards
@@ -14,6 +16,7 @@ from raypref.train.learner import Learner
 from raypref.train.out_of_memory import explaining_out_of_memory
 from raypref.train.sampler import Sampler, Scoring
 from raypref.train.scorer import Scorer
+from raypref.train.sources import Sources
 from raypref.train.stopped import StoppedRun
 
 
@@ -46,10 +49,11 @@ def build_denoiser(experiment: Experiment) -> Denoiser:
 def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | None = None) -> Sampler:
     """A sampler; with run.fused_sampling, on the network of the learner beside it."""
     claim_threads(experiment)
+    sources = Sources(partial(model_family(experiment).encoder, experiment.model))
     if experiment.run.fused_sampling:
         assert learner is not None, "fused sampling is for one process"
-        return Sampler(learner.denoiser, experiment, scoring)
-    return Sampler(build_denoiser(experiment), experiment, scoring)
+        return Sampler(learner.denoiser, experiment, scoring, sources)
+    return Sampler(build_denoiser(experiment), experiment, scoring, sources)
 
 
 @explaining_out_of_memory("reward worker")

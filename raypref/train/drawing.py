@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raypref.core.process import MIN_STD
 from raypref.core.search import Search
-from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, finish
+from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, finish, onward
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,26 @@ class Compared(Drawing):
             columns.append(torch.full_like(x_t[0, :, 0, 0, 0], torch.nan) if certain else policy.kl(pretrained)[0])
             x_t = walk.draw("step", step, policy, 1)
         return Drawn(x_t[0], torch.stack(columns, 1))
+
+
+@dataclass(frozen=True)
+class Edited(Drawing):
+    """Image to image (SDEdit, Meng et al. 2022, arXiv:2108.01073), with the steps and the noise level that diffusers'
+    img2img pipelines take: the chunk's sources get the noise of the step from which `strength` of all steps are left,
+    and these denoise it."""
+
+    strength: float = 0.75
+
+    def first_step(self, num_inference_steps: int) -> int:
+        """The step that an edit begins with."""
+        return num_inference_steps - max(1, min(int(num_inference_steps * self.strength), num_inference_steps))
+
+    def draw(self, walk: Walk) -> Draw:
+        """See `Drawing.draw`."""
+        yield from ()
+        assert walk.encode is not None, "this sampler was given no encoder"
+        step = self.first_step(len(walk.process))
+        x_0 = walk.encode(walk.chunk.sources)[None]
+        t = walk.process.t[step].expand(len(walk.chunk.prompts))
+        x_t, _ = walk.denoiser.schedule.noised(x_0, walk.start(1), t)
+        return Drawn(onward(walk, step, x_t, walk.predict(step, x_t)))

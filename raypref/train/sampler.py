@@ -20,7 +20,7 @@ from raypref.train.chunk import Chunk
 from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.out_of_memory import explaining_out_of_memory
-from raypref.train.rollout import ScoreRequest, Scores, Walk, explore, finish
+from raypref.train.rollout import Encode, ScoreRequest, Scores, Walk, explore, finish
 from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
@@ -63,7 +63,11 @@ class Spent:
 class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
-    def __init__(self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring) -> None:
+    def __init__(
+        self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring, encode: Encode | None = None
+    ) -> None:
+        """Without `encode` it cannot edit pictures."""
+        self._encode = encode
         self.denoiser, self.scoring, self.search = denoiser, scoring, experiment.method.search
         self.sync_tolerance = experiment.cluster.sync_tolerance
         self.fused = experiment.run.fused_sampling
@@ -149,7 +153,7 @@ class Sampler:
             spent.failures = together(spent.failures, scores.failures)
 
     def _walk(self, chunk: Chunk) -> Walk:
-        return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
+        return Walk(self.denoiser, self.process, chunk, self.guidance_scale, self._encode)
 
     def _use(self, weights: Weights) -> None:
         """Chunks of two versions may be in flight: each finds its own weights live when its turn comes. Those that are
