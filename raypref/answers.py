@@ -11,7 +11,6 @@ from rich.table import Table as Lines
 
 from raypref.evaluate.table import Measured, Table
 
-
 WIDTH = 240
 """Characters of a line where nobody's terminal says."""
 

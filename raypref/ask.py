@@ -14,7 +14,7 @@ from raypref.registry import named_classes, nearest
 from raypref.report import write_report
 from raypref.run import REJUDGEABLE, newest_state
 from raypref.run_directory import RunDirectory
-from raypref.studio import Policy, Rooms
+from raypref.studio import Policy, RuntimeStudio
 from raypref.train.experiment import Experiment, RewardConfig
 
 ASKABLE = (*REJUDGEABLE, "sampling")
@@ -52,17 +52,17 @@ def ask(
     for question in asked:
         _check(question, experiment, directory)
     prompts = tuple(prompt for question in asked for prompt in question.prompts(experiment))
-    rooms = _rooms(experiment, directory, [RunDirectory.open(other) for other in against], prompts)
+    studio = _studio(experiment, directory, [RunDirectory.open(other) for other in against], prompts)
     tables = []
     try:
         for question in asked:
-            table = question.answer(rooms)
+            table = question.answer(studio)
             told(table)
             tables.append(table)
             if directory is not None:
-                directory.save_answer(_described(question, table, rooms))
+                directory.save_answer(_described(question, table, studio))
     finally:
-        rooms.close()
+        studio.close()
     if directory is not None:
         write_report(directory)
     return tables
@@ -95,9 +95,9 @@ def _check(question: Question, experiment: Experiment, directory: RunDirectory |
         raise ConfigError(f"{question.name}.{problem}") from None
 
 
-def _rooms(
+def _studio(
     experiment: Experiment, directory: RunDirectory | None, others: Sequence[RunDirectory], prompts: tuple[str, ...]
-) -> Rooms:
+) -> RuntimeStudio:
     runs = [*([] if directory is None else [directory]), *others]
     trained = [(run.path, run.experiment(), newest_state(run, run.experiment())) for run in runs]
     policies = {Contender("base"): Policy(experiment.model, None)}
@@ -107,7 +107,7 @@ def _rooms(
         check_experiment(replace(experiment, model=theirs.model))
         label = _unlike([who.label for who in policies], theirs.run.name)
         policies[Contender(label, theirs.reward.name, state.iteration)] = Policy(theirs.model, state)
-    return Rooms(_judged_by_all(experiment, [theirs for _, theirs, _ in trained]), policies, prompts)
+    return RuntimeStudio(_judged_by_all(experiment, [theirs for _, theirs, _ in trained]), policies, prompts)
 
 
 def _unlike(taken: Sequence[str], name: str) -> str:
@@ -138,12 +138,12 @@ def _judged_by_all(experiment: Experiment, others: Sequence[Experiment]) -> Expe
     return replace(experiment, evaluate=judges, watched=tuple(watched.values()))
 
 
-def _described(question: Question, table: Table, rooms: Rooms) -> dict[str, object]:
+def _described(question: Question, table: Table, studio: RuntimeStudio) -> dict[str, object]:
     """The table with what it was made with."""
-    experiment = rooms.experiment
+    experiment = studio.experiment
     return asdict(table) | {
         "settings": asdict(question),
-        "contenders": [asdict(who) for who in rooms.contenders],
+        "contenders": [asdict(who) for who in studio.contenders],
         "images_per_prompt": experiment.evaluate.images_per_prompt,
         "sampling": asdict(experiment.sampling),
         "seed": experiment.run.seed,

@@ -24,7 +24,7 @@ class Policy:
     """None: as the model comes."""
 
 
-class Rooms(Studio):
+class RuntimeStudio(Studio):
     """A studio that keeps one runtime at a time: that of the model asked for last. Chunks are drawn by whichever
     sampler is free, and drawn again where one is lost, as in training."""
 
@@ -48,6 +48,8 @@ class Rooms(Studio):
         policy, each = self._policies[who], self.experiment.evaluate.images_per_prompt
         for scene in scenes:
             if (who, scene) not in self._drawn:
+                way = type(scene.drawing).__name__.lower()
+                warn(f"drawing {who.label} ({way}): {len(scene.prompts)} prompts x {each} pictures")
                 self._drawn[who, scene] = Album.of(self._draw(policy, scene), each)
         return [self._drawn[who, scene] for scene in scenes]
 

@@ -18,7 +18,7 @@ from raypref.registry import named_classes
 from raypref.report import write_report
 from raypref.run import train
 from raypref.run_directory import RunDirectory
-from raypref.studio import Rooms
+from raypref.studio import RuntimeStudio
 from tests.conftest import small_toml
 from tests.toy_runtime import ToyRuntime
 
@@ -39,8 +39,8 @@ def runs(tmp_path_factory, random_model):
 
 
 @pytest.fixture(autouse=True)
-def toy_rooms(monkeypatch):
-    monkeypatch.setattr("raypref.ask.Rooms", partial(Rooms, start=ToyRuntime))
+def toy_studio(monkeypatch):
+    monkeypatch.setattr("raypref.ask.RuntimeStudio", partial(RuntimeStudio, start=ToyRuntime))
     monkeypatch.setattr("raypref.ask.write_report", lambda directory: directory.report)
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(runs, monkeypatch,
     def never(*args, **settings):
         raise AssertionError("it was drawn")
 
-    monkeypatch.setattr("raypref.ask.Rooms", never)
+    monkeypatch.setattr("raypref.ask.RuntimeStudio", never)
     with pytest.raises(ConfigError, match=problem):
         ask(runs[1], names, [runs[1].parent] if against else [], overrides)
 

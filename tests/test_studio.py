@@ -7,7 +7,7 @@ import torch
 
 from raypref.evaluate.question import Contender, Scene
 from raypref.models.base import ModelConfig
-from raypref.studio import Policy, Rooms
+from raypref.studio import Policy, RuntimeStudio
 from raypref.train.drawing import Compared
 from raypref.train.experiment import EvaluateConfig
 from raypref.train.runtime import LearnerLost
@@ -52,7 +52,7 @@ def trained():
 def rooms(runtime, trained, model=EXPERIMENT.model):
     policies = {who: Policy(EXPERIMENT.model, trained[-1]) for who in (RUN, AGAIN)}
     other = {Contender("other"): Policy(model, trained[1])}
-    return Rooms(EXPERIMENT, {BASE: Policy(EXPERIMENT.model, None), **policies, **other}, start=runtime)
+    return RuntimeStudio(EXPERIMENT, {BASE: Policy(EXPERIMENT.model, None), **policies, **other}, start=runtime)
 
 
 def test_the_base_model_is_drawn_whatever_was_drawn_before(watched, trained):
@@ -96,7 +96,7 @@ def test_one_runtime_for_one_model_and_another_for_another(watched, trained):
 
 def test_workers_know_every_prompt_from_the_start(watched, trained):
     told = []
-    asked = Rooms(
+    asked = RuntimeStudio(
         EXPERIMENT, {BASE: Policy(ModelConfig(), None)}, ("k", "f"), lambda plan: told.append(plan) or watched(plan)
     )
     asked.albums(BASE, [Scene(("k",))])

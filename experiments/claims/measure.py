@@ -29,7 +29,7 @@ from raypref.core.types import Rollout
 from raypref.evaluate.best_of_n import BestOfN
 from raypref.evaluate.heldout import evaluate
 from raypref.evaluate.question import Contender
-from raypref.studio import Policy, Rooms
+from raypref.studio import Policy, RuntimeStudio
 from raypref.train.attendance import Attendance
 from raypref.train.checkpoint import TrainState
 from raypref.train.chunk import Chunk
@@ -164,11 +164,11 @@ def best_of_n_table(steps: tuple[int, ...]) -> float:
     """RDPO's Table 4, every rule at the given steps (none: at all); its seconds."""
     started = time.perf_counter()
     experiment = BEST_OF_N.experiment(0)
-    rooms = Rooms(experiment, {Contender("base"): Policy(experiment.model, None)})
+    studio = RuntimeStudio(experiment, {Contender("base"): Policy(experiment.model, None)})
     try:
-        table = BestOfN(steps=steps).answer(rooms)
+        table = BestOfN(steps=steps).answer(studio)
     finally:
-        rooms.close()
+        studio.close()
     best_of_n_path(steps).write_text(json.dumps(asdict(table), indent=2))
     return time.perf_counter() - started
 

@@ -12,7 +12,7 @@ from raypref.core.search import Search
 from raypref.core.seeding import Key
 from raypref.evaluate.fidelity import Fidelity
 from raypref.evaluate.question import Contender, Scene
-from raypref.studio import Policy, Rooms
+from raypref.studio import Policy, RuntimeStudio
 from raypref.train.checkpoint import TrainState
 from raypref.train.drawing import Chosen, Compared, Edited, Plain
 from raypref.train.experiment import ClusterConfig
@@ -52,11 +52,11 @@ def test_every_drawing_and_a_whole_question(ray_cluster, random_model):
     ]
     found = []
     for start in (LocalRuntime, RayRuntime):
-        rooms = Rooms(experiment, policies, start=start)
+        studio = RuntimeStudio(experiment, policies, start=start)
         try:
-            found.append(([rooms.albums(who, scenes) for who in (run, base)], Fidelity().answer(rooms)))
+            found.append(([studio.albums(who, scenes) for who in (run, base)], Fidelity().answer(studio)))
         finally:
-            rooms.close()
+            studio.close()
     (local, answer), (remote, told) = found
     for ours, theirs in zip([*local[0], *local[1]], [*remote[0], *remote[1]], strict=True):
         assert torch.equal(ours.images, theirs.images)

@@ -103,12 +103,12 @@ def test_best_of_n_tells_what_a_choice_gains_and_which_rules_are_one():
 
     question = BestOfN(candidates=(3,), rules=("q", "delta_parent", "delta_parent_printed"), steps=(0, 2))
     table = question.answer(GivenStudio(drawn))
-    # six steps; two of them with three candidates: 1 + 2 * 3 + the 3 steps after the last choice; 6 + parents 0 and 2
+    # Six steps, outputs at 0 to 5: 1, 3 candidates, 1, 3 candidates, 1, 1. Scored: 2 x 3 candidates, and 2 parents.
     assert [row.labels for row in table.rows] == [
         ("base", "none", "1", "", "6", "0", ""),
-        ("base", "q", "3", "0, 2", "11", "6", ""),
-        ("base", "delta_parent", "3", "0, 2", "11", "8", "q, N = 3"),
-        ("base", "delta_parent_printed", "3", "0, 2", "11", "8", ""),
+        ("base", "q", "3", "0, 2", "10", "6", ""),
+        ("base", "delta_parent", "3", "0, 2", "10", "8", "q, N = 3"),
+        ("base", "delta_parent_printed", "3", "0, 2", "10", "8", ""),
         ("run", "none", "1", "", "6", "0", ""),
     ]
     assert [row.cells[table.columns.index("gain")].mean for row in table.rows] == [0, 10, 10, 20, 0]
