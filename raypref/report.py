@@ -167,14 +167,14 @@ def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
     if not evaluations:
         return ""
     prompts = directory.experiment().heldout_prompts[:GRID_ROWS]
-    strips = [
+    columns = [
         strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
     ]
     rows = "".join(
         f"<tr><td>{html.escape(prompt)}</td>"
         + "".join(f"<td><img alt='' src='{strip}'></td>" for strip in pair)
         + "</tr>"
-        for prompt, *pair in zip(prompts, *strips, strict=True)
+        for prompt, *pair in zip(prompts, *columns, strict=True)
     )
     return (
         "<h2>Before and after</h2><table class='pictures'><tr><th></th><th>base model</th><th>after training</th></tr>"

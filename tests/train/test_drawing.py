@@ -24,7 +24,7 @@ def test_a_fresh_adapter_has_not_moved_and_a_bias_moves_by_its_kl():
     # The mean moves by k * 0.3 in every element, whatever the state: KL = (0.3 k)^2 / (2 sigma^2).
     process = walk.process
     wanted = (0.3 * process.mean_out) ** 2 / (2 * process.sigma**2)
-    torch.testing.assert_close(drawn.kl, wanted.float().expand(2, -1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(drawn.kl, wanted.float().expand(2, -1), rtol=1e-3, atol=0)
 
 
 def test_comparing_does_not_change_what_is_drawn():
