@@ -19,6 +19,7 @@ from experiments.claims.statistics import (
     reward_at,
     spent,
 )
+from raypref.evaluate.table import Table
 
 END = 10
 """The iteration at which arms are compared; long arms go on to LONG."""

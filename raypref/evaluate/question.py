@@ -93,6 +93,7 @@ class Studio(ABC):
         return self.contenders[2:] or self.contenders[:1]
 
 
+@dataclass(frozen=True)
 class Question(ABC):
     """A question. Subclasses are frozen dataclasses, one a file, found by their `name`; their fields are settings."""
 
