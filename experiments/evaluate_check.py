@@ -8,7 +8,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,20 @@ SETTINGS = (
 Facts = dict[str, Any]
 
 
+def asked(path: Path, names: Sequence[str], against: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Table]:
+    """Answers; what is said on the way goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        return ask(path, names, against, overrides)
+
+
 def trained(*overrides: str) -> Path:
     """The directory of a finished run."""
     experiment = load_experiment(CONFIG, overrides)
     path = RunDirectory.planned(experiment).path
     if (path / "summary.json").exists():
         return path
-    return resume(path) if path.exists() else train(experiment)
+    with redirect_stdout(sys.stderr):
+        return resume(path) if path.exists() else train(experiment)
 
 
 def untrained(path: Path) -> Path:
@@ -131,15 +139,15 @@ def told(name: str, check: Callable[[], Facts]) -> bool:
 
 def main() -> None:
     aligned, other = trained(), trained(*OTHER)
-    tables = dict(zip(QUESTIONS, ask(aligned, QUESTIONS, overrides=SETTINGS), strict=True))
+    tables = dict(zip(QUESTIONS, asked(aligned, QUESTIONS, overrides=SETTINGS), strict=True))
     checks = (win_rate, diversity, best_of_n, ood, editing, fidelity)
     results = [told(check.__name__, partial(check, tables[check.__name__])) for check in checks]
-    against = ask(aligned, ("win_rate", "generalisation"), [aligned, other])
+    against = asked(aligned, ("win_rate", "generalisation"), [aligned, other])
     results.append(told("win_rate of a run against itself", partial(itself, against[0])))
     results.append(told("generalisation", partial(generalisation, against[1])))
-    nothing = ask(untrained(aligned), ("win_rate", "fidelity"))
+    nothing = asked(untrained(aligned), ("win_rate", "fidelity"))
     results.append(told("win_rate without training", partial(nothing_trained, nothing)))
-    on_ray = ask(aligned, ("win_rate",), overrides=("cluster.runtime=ray", "cluster.samplers=2"))
+    on_ray = asked(aligned, ("win_rate",), overrides=("cluster.runtime=ray", "cluster.samplers=2"))
     results.append(told("win_rate on Ray", lambda: {"ok": on_ray[0] == tables["win_rate"]}))
     print(json.dumps({"name": "cost", "ok": all(results), "cpu_seconds_of_this_process": round(time.process_time())}))
     sys.exit(0 if all(results) else 1)
