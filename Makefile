@@ -5,7 +5,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check data-check bench profile models-check parity versions mutations tiny-model clean
+.PHONY: quickstart test test-slow check format readme-figures claims chaos soak cluster-check data-check evaluate-check bench profile models-check parity versions mutations tiny-model clean
 
 quickstart: $(READY)  ## set up, then align the tiny model on Ray; prints the path of the report
 	$(BIN)/raypref train experiments/quickstart.toml --overwrite
@@ -47,6 +47,9 @@ cluster-check: $(READY)  ## what must hold on a cluster of several nodes, all on
 
 data-check: $(READY)  ## 10,000 pairs: flat memory, and a killed data worker loses none; JSON lines
 	$(BIN)/python -m experiments.data_check
+
+evaluate-check: $(READY)  ## every question to a short run of the tiny model; resumable; JSON lines
+	$(BIN)/python -m experiments.evaluate_check
 
 bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; a run's start; JSON lines
 	$(BIN)/python -m benchmarks.roofline

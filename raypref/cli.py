@@ -113,11 +113,58 @@ def submit(
 
 
 @app.command()
-def evaluate(run: Run, overrides: Overrides = None) -> None:
-    """Judge a run's policy on held-out prompts. run.heldout_prompts, evaluate.* and cluster.* may change."""
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory; for some questions a TOML file will do.")],
+    overrides: Overrides = None,
+    question: Annotated[list[str] | None, typer.Option(help="See `raypref questions`; may be given again.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Another run; may be given again.")] = None,
+) -> None:
+    """Judge a run's policy on held-out prompts, or ask a question about it. run.heldout_prompts, evaluate.* and
+    cluster.* may change; for a question sampling.* too, and QUESTION.* are its own settings."""
+    if question:
+        from raypref.answers import echo
+        from raypref.ask import ask
+
+        ask(run, question, against or (), overrides or (), echo)
+        return
+    from raypref.checks import ConfigError
     from raypref.run import describe, evaluate_run
 
+    if against:
+        raise ConfigError("--against: it is for a question; add --question win_rate")
     typer.echo(describe(evaluate_run(run, overrides or [])))
+
+
+@app.command()
+def questions(as_json: Annotated[bool, typer.Option("--json", help="With settings, for programs.")] = False) -> None:
+    """List what can be asked about a run: `raypref evaluate RUN --question NAME`."""
+    import json
+    from dataclasses import asdict
+
+    from raypref import evaluate as folder
+    from raypref.evaluate.question import Question
+    from raypref.registry import named_classes
+
+    found = {name: kind() for name, kind in named_classes(folder, Question).items()}  # type: ignore[type-abstract]
+    if as_json:
+        told = {name: {"asks": one.asks, "paper": one.paper, "settings": asdict(one)} for name, one in found.items()}
+        typer.echo(json.dumps(told))
+        return
+    table = Table(Column("name", no_wrap=True), "asks", "paper")
+    for name, one in found.items():
+        table.add_row(name, one.asks, one.paper)
+    Console().print(table)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, such as runs/a runs/b.")],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Put runs side by side on one HTML page: curves, tables, pictures."""
+    from raypref.compare import compare as write
+
+    typer.echo(write(runs, output).resolve())
 
 
 @app.command()
@@ -172,28 +219,6 @@ def show(config: Config, overrides: Overrides = None) -> None:
     typer.echo(tomli_w.dumps(resolved(experiment)))
     for name, value in (dry_run(experiment) | memory(experiment)).items():
         typer.echo(f"# {name}: {value}")
-
-
-@app.command(name="best-of-n")
-def best_of_n(
-    config: Config,
-    overrides: Overrides = None,
-    candidates: Annotated[list[int] | None, typer.Option(help="N; may be given several times. Default 8.")] = None,
-    rule: Annotated[list[str] | None, typer.Option(help="A step reward; several times. Default: all.")] = None,
-    step: Annotated[list[int] | None, typer.Option(help="A step to choose at; several times. Default: all.")] = None,
-) -> None:
-    """Choose the best of N candidates at each step, without training, by every step reward (RDPO's Table 4)."""
-    from raypref.best_of_n import RULES, BestOfN
-    from raypref.best_of_n import best_of_n as choose
-    from raypref.config import load_experiment
-
-    def tell(row: BestOfN) -> None:
-        scores = "  ".join(f"{name} {e.mean:.4f} ± {e.standard_error:.4f}" for name, e in row.rewards.items())
-        cost = f"{row.guided_evaluations} evaluations, {row.reward_calls} reward calls a picture"
-        same = f"; the same pictures as {row.same_as}" if row.same_as else ""
-        typer.echo(f"{row.rule:<21} N = {row.candidates:<3} {scores}  diversity {row.diversity:.4f}  ({cost}{same})")
-
-    choose(load_experiment(config, overrides or []), rule or RULES, candidates or (8,), tuple(step or ()), tell)  # type: ignore[arg-type]
 
 
 @app.command()

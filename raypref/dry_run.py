@@ -1,23 +1,10 @@
 """What a run would do, counted from its config: before a model loads or an actor starts."""
 
 from raypref.cluster.placement import placement, total
-from raypref.core.search import NEEDS, NEXT, Search
+from raypref.core.search_cost import guided_evaluations
 from raypref.methods.base import Method, StepMethod
 from raypref.methods.regression import Own, RegressionMethod
 from raypref.train.experiment import Experiment, SamplingConfig
-
-
-def guided_evaluations(search: Search, num_inference_steps: int) -> int:
-    """Guided network evaluations of the sampler for one prompt; with guidance_scale above 1 each is two forwards."""
-    if search.shape == "chain":
-        first = 1 if search.same_start else search.candidates
-        return first + (num_inference_steps - 1) * search.candidates
-    plain = search.recorded()[-1] + 1 - len(search.recorded())
-    inside = [step for step in search.recorded() if step < num_inference_steps - 1]
-    ahead = [step + search.inner_steps for step in search.steps if NEXT in NEEDS[search.step_reward]]
-    looked = [step for step in ahead if step < num_inference_steps - 1]
-    moved = [step for step in search.steps if search.guidance.kind != "none" and step < num_inference_steps - 1]
-    return 1 + plain + (len(inside) + len(looked)) * search.candidates + 2 * len(moved)
 
 
 def own_evaluations(own: Own, sampling: SamplingConfig) -> int:

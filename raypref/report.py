@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from raypref.answers import answers_section
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import (
     SILENCE,
@@ -41,6 +42,7 @@ figure svg { max-width: 100%; height: auto; }
 .pictures td { padding: .15rem .4rem; border: 0; }
 .pictures th { text-align: center; }
 .pictures img { width: 100%; min-width: 16rem; image-rendering: pixelated; vertical-align: middle; }
+.wide { overflow-x: auto; }
 .note { color: #777; font-size: .9rem; }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
 """
@@ -70,6 +72,7 @@ def write_report(directory: RunDirectory) -> Path:
             figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE) if SILENCE.keys() & rows[0] else "",
             figure_section("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
         ]
+    sections.append(answers_section(directory.rows(directory.answers)))
     sections.append(workers_table(directory.rows(directory.workers)))
     sections.append(f"<h2>Config</h2><pre>{html.escape(directory.config.read_text())}</pre>")
     replace_text(directory.report, page(experiment.run.name, sections))
@@ -170,14 +173,14 @@ def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
     if not evaluations:
         return ""
     prompts = directory.experiment().heldout_prompts[:GRID_ROWS]
-    strips = [
-        _strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
+    columns = [
+        strips(directory.grid(evaluation.iteration), len(prompts)) for evaluation in (evaluations[0], evaluations[-1])
     ]
     rows = "".join(
         f"<tr><td>{html.escape(prompt)}</td>"
         + "".join(f"<td><img alt='' src='{strip}'></td>" for strip in pair)
         + "</tr>"
-        for prompt, *pair in zip(prompts, *strips, strict=True)
+        for prompt, *pair in zip(prompts, *columns, strict=True)
     )
     return (
         "<h2>Before and after</h2><table class='pictures'><tr><th></th><th>base model</th><th>after training</th></tr>"
@@ -185,7 +188,7 @@ def _pictures(directory: RunDirectory, evaluations: list[Evaluation]) -> str:
     )
 
 
-def _strips(grid: Path, rows: int) -> list[str]:
+def strips(grid: Path, rows: int) -> list[str]:
     """The rows of a picture grid, each as a data URL."""
     sheet = Image.open(grid)
     height = sheet.height // rows

@@ -110,7 +110,7 @@ def _resume(path: Path, overrides: Sequence[str], on_evaluation: Callable[[Evalu
             f"(optimizer.lr_scheduler = {experiment.optimizer.lr_scheduler!r}); keep {planned}, or start a longer run"
         )
     check_checkpoint_folder(experiment)
-    state = _newest_state(directory, experiment)
+    state = newest_state(directory, experiment)
     if state is None and directory.rows(directory.metrics):
         raise ConfigError(
             f"run directory {path}: its checkpoints are not in {directory.checkpoints(experiment)}; put them back, or "
@@ -125,7 +125,7 @@ def _resume(path: Path, overrides: Sequence[str], on_evaluation: Callable[[Evalu
     return _run(experiment, path, lambda _: directory.rewound(experiment, state.iteration), state, on_evaluation)
 
 
-def _newest_state(directory: RunDirectory, experiment: Experiment) -> TrainState | None:
+def newest_state(directory: RunDirectory, experiment: Experiment) -> TrainState | None:
     """The newest good checkpoint. The user hears which are bad, and which is used instead."""
     bad: list[str] = []
     folder = directory.checkpoints(experiment)
@@ -157,7 +157,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     """
     directory = RunDirectory.open(path)
     experiment = directory.changed(overrides, REJUDGEABLE)
-    state = _newest_state(directory, experiment)
+    state = newest_state(directory, experiment)
     if state is None:
         raise ConfigError(f"run directory {path}: it has no checkpoint to evaluate")
     runtime = start_runtime(replace(experiment, data=DataConfig()))  # nothing is trained on

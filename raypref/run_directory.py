@@ -48,6 +48,7 @@ class RunDirectory:
         self.evaluations = path / "evaluations.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.judged = path / "judged.jsonl"
+        self.answers = path / "answers.jsonl"
         self.workers = path / "workers.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
@@ -145,10 +146,10 @@ class RunDirectory:
         watched = EvaluateConfig(reward_settings=changed.evaluate.reward_settings)
         plain = Experiment(type(changed.method)(), reward=changed.reward, evaluate=watched)
         now, defaults = _settings(changed), _settings(plain)
-        made_with = defaults | _flat(kept)
+        made_with = defaults | flattened(kept)
         differing = [
             name
-            for name in sorted(now.keys() | _flat(kept).keys())
+            for name in sorted(now.keys() | flattened(kept).keys())
             if now.get(name) != made_with.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in allowed)
         ]
         if differing:
@@ -215,6 +216,10 @@ class RunDirectory:
         save_picture(picture_grid(images), self.images / f"judged-{len(rows):03d}.png")
         self.keep_rows(self.judged, rows)
 
+    def save_answer(self, answer: dict[str, Any]) -> None:
+        """Keeps the table of a question, a row in `answers.jsonl`."""
+        self.keep_rows(self.answers, [*self.rows(self.answers), answer])
+
     def save_change(self, iteration: int, change: Change) -> None:
         """Keeps what became of a worker, noted after `iteration` iterations. No resume forgets it."""
         told = datetime.fromtimestamp(change.time, UTC).isoformat(timespec="seconds")
@@ -255,7 +260,7 @@ def portable(experiment: Experiment) -> dict[str, dict[str, Any]]:
 def _settings(experiment: Experiment) -> dict[str, Any]:
     """Every setting by its address, the prompts themselves and what a LoRA's file holds among them, as JSON gives them
     back."""
-    flat = _flat(portable(experiment)) | {f"run.{key}": getattr(experiment, key) for key in PROMPTS}
+    flat = flattened(portable(experiment)) | {f"run.{key}": getattr(experiment, key) for key in PROMPTS}
     existing = local_file(experiment.model.lora_weights) if experiment.model.lora_weights else None
     if existing is not None:
         with existing.open("rb") as content:
@@ -263,11 +268,11 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(flat))
 
 
-def _flat(tables: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def flattened(tables: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The values of nested tables by their addresses."""
     found: dict[str, Any] = {}
     for key, value in tables.items():
-        found |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+        found |= flattened(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
     return found
 
 

@@ -33,7 +33,8 @@ from tests.recording import Recording, small_experiment
 README = Path("README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("sh", "python")}
 TUNE = Path("docs/tune.md").read_text()
-SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", TUNE + Path("docs/data.md").read_text(), re.DOTALL)]
+OTHERS = "".join(Path(f"docs/{name}.md").read_text() for name in ("tune", "data", "evaluation"))
+SHELL = [*BLOCKS["sh"], *re.findall(r"```sh\n(.*?)```", OTHERS, re.DOTALL)]
 COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines() if line.strip()]
 
 

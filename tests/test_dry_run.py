@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from raypref.core.search import Guidance, Search
-from raypref.dry_run import dry_run, guided_evaluations, trained_parents
+from raypref.core.search_cost import guided_evaluations
+from raypref.dry_run import dry_run, trained_parents
 from raypref.methods.d3po import D3PO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 import tomli_w
 import torch
 
+from raypref.ask import questions
 from raypref.cli import app
-from raypref.config import load_experiment, resolved
+from raypref.config import apply_overrides, fill, load_experiment, resolved
 from raypref.data.named import NAMED
 from raypref.dry_run import dry_run
 from raypref.train.experiment import Experiment
@@ -210,6 +213,11 @@ def test_it_runs_an_iteration_on_a_shrunken_model(recipe: Path, random_model: Pa
     assert not torch.equal(runtime.learner.weights(1).flat, fresh.flat)
 
 
+QUESTIONS = questions()
+RUNS = {f"runs/{tomllib.loads(recipe.read_text())['run']['name']}": recipe for recipe in RECIPES}
+"""The run directories of the recipes."""
+
+
 @pytest.mark.parametrize("page", [Path("experiments/README.md"), Path("docs/prompts.md")], ids=str)
 def test_every_command_of_the_page_would_start(page: Path):
     block = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
@@ -219,10 +227,14 @@ def test_every_command_of_the_page_would_start(page: Path):
         if program == "raypref":
             verb, target, *rest = words
             assert verb in {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
-            recipe = Path(target) if target.endswith(".toml") else FOLDER / "table1" / "sd15_aesthetic_rdpo.toml"
-            experiment = load_experiment(recipe, [word for word in rest if "=" in word])
-            assert target.endswith(".toml") or target == f"runs/{load_experiment(recipe).run.name}"
+            recipe = Path(target) if target.endswith(".toml") else RUNS[target]
+            asked = [word for word in rest if word.partition(".")[0] in QUESTIONS]
+            experiment = load_experiment(recipe, [word for word in rest if "=" in word and word not in asked])
             assert experiment.prompts
+            assert all(word in RUNS for word in rest if word.startswith("runs/"))
+            for name in (after for before, after in pairwise(rest) if before == "--question"):
+                tables = apply_overrides({}, [word for word in asked if word.startswith(f"{name}.")])
+                fill(QUESTIONS[name](), tables.get(name, {}), name)
 
 
 def test_the_page_of_prompts_lists_every_set():

@@ -20,15 +20,17 @@ import tomli_w
 import torch
 
 from experiments.claims.arms import ARMS, BEST_OF_N, SEEDS, Arm
-from raypref.best_of_n import best_of_n
 from raypref.config import resolved
 from raypref.core.process import Gaussian
 from raypref.core.search import Search
+from raypref.core.search_cost import guided_evaluations
 from raypref.core.seeding import Key
 from raypref.core.types import Rollout
-from raypref.dry_run import guided_evaluations
+from raypref.evaluate.best_of_n import BestOfN
 from raypref.evaluate.heldout import evaluate
+from raypref.evaluate.question import Contender
 from raypref.methods.base import StepMethod
+from raypref.studio import Policy, RuntimeStudio
 from raypref.train.attendance import Attendance
 from raypref.train.checkpoint import TrainState
 from raypref.train.chunk import Chunk
@@ -163,8 +165,13 @@ def measure(arm: Arm, seed: int) -> float:
 def best_of_n_table(steps: tuple[int, ...]) -> float:
     """RDPO's Table 4, every rule at the given steps (none: at all); its seconds."""
     started = time.perf_counter()
-    rows = [asdict(row) | {"steps": list(steps)} for row in best_of_n(BEST_OF_N.experiment(0), steps=steps)]
-    best_of_n_path(steps).write_text(json.dumps(rows, indent=2))
+    experiment = BEST_OF_N.experiment(0)
+    studio = RuntimeStudio(experiment, {Contender("base"): Policy(experiment.model, None)})
+    try:
+        table = BestOfN(steps=steps).answer(studio)
+    finally:
+        studio.close()
+    best_of_n_path(steps).write_text(json.dumps(asdict(table), indent=2))
     return time.perf_counter() - started
 
 

@@ -19,6 +19,7 @@ from experiments.claims.statistics import (
     reward_at,
     spent,
 )
+from raypref.evaluate.table import Table
 
 END = 10
 """The iteration at which arms are compared; long arms go on to LONG."""
@@ -189,20 +190,23 @@ def scaled(value: Mean) -> Mean:
 
 def table_4() -> str:
     rows = []
-    for row in (row for steps in BEST_OF_N_STEPS for row in json.loads(best_of_n_path(steps).read_text())):
-        reward = row["rewards"]["colorfulness"]
-        where = "five steps" if row["steps"] else "all steps"
-        rows.append(
-            [
-                f"`{row['rule']}`",
-                row["candidates"],
-                "" if row["rule"] == "none" else where,
-                f"{reward['mean']:.4f} ± {reward['standard_error']:.4f}",
-                row["guided_evaluations"],
-                row["reward_calls"],
-                row["same_as"],
-            ]
-        )
+    for steps in BEST_OF_N_STEPS:
+        answer = Table.read(json.loads(best_of_n_path(steps).read_text()))
+        where = "five steps" if steps else "all steps"
+        for row in answer.rows:
+            _, rule, number, _, evaluations, calls, same = row.labels
+            reward = row.cells[answer.columns.index("colorfulness")]
+            rows.append(
+                [
+                    f"`{rule}`",
+                    number,
+                    "" if rule == "none" else where,
+                    f"{reward.mean:.4f} ± {reward.standard_error:.4f}",
+                    evaluations,
+                    calls,
+                    same,
+                ]
+            )
     return table(
         ["rule", "N", "chosen at", "reward (± s.e. over prompts)", "evaluations", "reward calls", "same pictures as"],
         rows,

@@ -21,10 +21,10 @@ from raypref.cluster.pool import AnswersLost, Job, Pool, Quarantined
 from raypref.cluster.reserved import Reserved
 from raypref.cluster.wire import pack, unpack
 from raypref.cluster.workers import LearnerWorker, SamplerWorker, ScorerWorker
-from raypref.core.search import Search
 from raypref.train.attendance import Attendance, Change
 from raypref.train.build import claim_threads, reward_environments
 from raypref.train.chunk import Chunk
+from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
 from raypref.train.runtime import MAX_LOSSES, Runtime
@@ -130,14 +130,14 @@ class RayRuntime(Runtime):
             del self._weights[old]
         return report
 
-    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
         def fetch(judgements: list[Any]) -> list[Judgement]:
             try:
                 return [unpack(packed) for packed in ray.get(judgements, timeout=self.experiment.cluster.timeout)]
             except (ObjectLostError, GetTimeoutError) as problem:
                 raise AnswersLost(str(problem)) from None
 
-        jobs = [Job("picture", chunk, (self._weights[version], search)) for chunk in chunks]
+        jobs = [Job("picture", chunk, (self._weights[version], drawing)) for chunk in chunks]
         self.pool.submit(jobs)
         return self._use_answers(jobs, fetch)
 

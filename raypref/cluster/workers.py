@@ -11,10 +11,10 @@ from raypref.cluster.process_group import Meeting, ProcessGroup
 from raypref.cluster.remote_scoring import RemoteScoring
 from raypref.cluster.whereabouts import Whereabouts
 from raypref.cluster.wire import borrow, pack, unpack
-from raypref.core.search import Search
 from raypref.train.attendance import Change
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
+from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.ranks import Ranks, join
 from raypref.train.sampler import SampledRollout
@@ -73,8 +73,8 @@ class SamplerWorker:
     def rollout(self, chunk: Chunk, weights: Packed) -> tuple[Packed, list[Change]]:
         return pack(self.sampler.rollout(chunk, borrow(weights))), self.scoring.incidents()
 
-    def picture(self, chunk: Chunk, weights: Packed, search: Search | None) -> tuple[Packed, list[Change]]:
-        return pack(self.sampler.picture(chunk, borrow(weights), search)), self.scoring.incidents()
+    def picture(self, chunk: Chunk, weights: Packed, drawing: Drawing | None) -> tuple[Packed, list[Change]]:
+        return pack(self.sampler.picture(chunk, borrow(weights), drawing)), self.scoring.incidents()
 
 
 class LearnerWorker:

@@ -10,7 +10,7 @@ def diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
 
     0 where every picture of a prompt is the same: the collapse that a rising reward can hide.
     """
-    return _spread(images.float().flatten(2) / 255)
+    return float(_differences(_colours(images)).mean())
 
 
 def form_diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
@@ -18,8 +18,17 @@ def form_diversity(images: UInt8[Tensor, "P n height width 3"]) -> float:
 
     Stronger colour or contrast raises `diversity` by itself; this sees only whether the forms still differ.
     """
-    grey = images.float().mean(-1).flatten(2)  # [P n pixels]
-    return _spread((grey - grey.mean(-1, keepdim=True)) / grey.std(-1, keepdim=True).clamp(min=1.0))
+    return float(_differences(_forms(images)).mean())
+
+
+def diversity_by_prompt(images: UInt8[Tensor, "P n height width 3"]) -> Float[Tensor, " P"]:
+    """See `diversity`."""
+    return torch.cat([_differences(_colours(one)).mean((1, 2)) for one in images.split(1)])
+
+
+def form_diversity_by_prompt(images: UInt8[Tensor, "P n height width 3"]) -> Float[Tensor, " P"]:
+    """See `form_diversity`."""
+    return torch.cat([_differences(_forms(one)).mean((1, 2)) for one in images.split(1)])
 
 
 def saturation(images: UInt8[Tensor, "*n height width 3"]) -> float:
@@ -27,7 +36,16 @@ def saturation(images: UInt8[Tensor, "*n height width 3"]) -> float:
     return float(((images == 0) | (images == 255)).float().mean())
 
 
-def _spread(values: Float[Tensor, "P n pixels"]) -> float:
+def _colours(images: UInt8[Tensor, "P n height width 3"]) -> Float[Tensor, "P n pixels"]:
+    return images.float().flatten(2) / 255
+
+
+def _forms(images: UInt8[Tensor, "P n height width 3"]) -> Float[Tensor, "P n pixels"]:
+    grey = images.float().mean(-1).flatten(2)
+    return (grey - grey.mean(-1, keepdim=True)) / grey.std(-1, keepdim=True).clamp(min=1.0)
+
+
+def _differences(values: Float[Tensor, "P n pixels"]) -> Float[Tensor, "P pairs pixels"]:
     copies = values.shape[1]
     first, second = torch.triu_indices(copies, copies, offset=1)
-    return float((values[:, first] - values[:, second]).abs().mean())
+    return (values[:, first] - values[:, second]).abs()

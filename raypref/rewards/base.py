@@ -55,6 +55,14 @@ class Reward(ABC):
         return {each.name: each.default for each in accepted if each.default is not each.empty} | dict(settings)
 
 
+class Featured(ABC):
+    """What a reward also is whose network has features of pictures, by which sets of pictures can be compared."""
+
+    @abstractmethod
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """Features of pictures in [0, 1]; of any length."""
+
+
 class StepAwareReward(Reward):
     """A reward for predictions made within a denoising trajectory, which knows when each was made (SPO's preference
     model). Finished pictures are scored at time 0."""

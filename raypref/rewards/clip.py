@@ -7,14 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPModel
 
-from raypref.rewards.base import Reward
+from raypref.rewards.base import Featured, Reward
 from raypref.rewards.clip_towers import ClipTowers
 from raypref.rewards.pixels import clip_pixels
 from raypref.rewards.prompts import load_tokenizer
 from raypref.rewards.weights import Dtype, pretrained
 
 
-class Clip(Reward):
+class Clip(Reward, Featured):
     """Radford et al. 2021, arXiv:2103.00020. Hessel et al.'s CLIPScore (arXiv:2104.08718) is 2.5 times this, from 0.
 
     The same preprocessing and tokens as transformers' CLIPProcessor.
@@ -51,3 +51,7 @@ class Clip(Reward):
     def score(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         """See the class."""
         return self.towers.cosine(clip_pixels(images.to(self.towers.device), self.towers.size), prompts)
+
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """CLIP's, of length 1."""
+        return self.towers.images(clip_pixels(images.to(self.towers.device), self.towers.size))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raypref.rewards.base import Reward
+from raypref.rewards.base import Featured, Reward
 
 ASSET = Path(__file__).parents[1] / "assets" / "prompt_match"
 SIDE = 64
@@ -45,7 +45,7 @@ class AttributeNet(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-class PromptMatch(Reward):
+class PromptMatch(Reward, Featured):
     """The mean, over the attributes that the prompt names, of the probability a classifier gives the asked value.
 
     In [0, 1]. The classifier was trained on the drawn pictures that the tiny model learned from, so it judges
@@ -78,6 +78,10 @@ class PromptMatch(Reward):
             name: (head.argmax(1) == wanted).float().masked_fill(wanted < 0, torch.nan)
             for (name, head), wanted in zip(logits.items(), asked.unbind(1), strict=True)
         }
+
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """What the classifier's heads read."""
+        return self.net.to(images.device).trunk(2 * fitted(images) - 1).flatten(1)  # type: ignore[no-any-return]
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits by attribute, at the resolution that the classifier knows."""

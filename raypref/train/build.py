@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from raypref.train.out_of_memory import explaining_out_of_memory
 from raypref.train.preferences import prepared_set
 from raypref.train.sampler import Sampler, Scoring
 from raypref.train.scorer import Scorer
+from raypref.train.sources import Sources
 from raypref.train.stopped import StoppedRun
 
 
@@ -73,10 +75,11 @@ def build_denoiser(experiment: Experiment) -> Denoiser:
 def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | None = None) -> Sampler:
     """A sampler; with run.fused_sampling, on the network of the learner beside it."""
     claim_threads(experiment)
+    sources = Sources(partial(model_family(experiment).encoder, experiment.model))
     if experiment.run.fused_sampling:
         assert learner is not None, "fused sampling is for one process"
-        return Sampler(learner.denoiser, experiment, scoring)
-    return Sampler(build_denoiser(experiment), experiment, scoring)
+        return Sampler(learner.denoiser, experiment, scoring, sources)
+    return Sampler(build_denoiser(experiment), experiment, scoring, sources)
 
 
 @explaining_out_of_memory("reward worker")
@@ -91,6 +94,7 @@ def build_scorer(experiment: Experiment) -> Scorer:
     watched = tuple(
         build_reward(name, **settings.get(name, {})) for name in experiment.evaluate.rewards if name not in names
     )
+    watched += tuple(build_reward(reward.name, **reward.settings) for reward in experiment.watched)
     model, early = experiment.model, None
     with explaining_model(*(("vae", model.vae) if model.vae else ("path", model.path))):
         decoder = model_family(experiment).decoder(model)
@@ -103,7 +107,7 @@ def build_scorer(experiment: Experiment) -> Scorer:
 def reward_environments(experiment: Experiment) -> dict[str, str]:
     """Environments of their own that rewards of the run, or parts of them, need, by the rewards' names."""
     known, found = named_classes(rewards, Reward), dict[str, str]()
-    asked = [(experiment.reward.name, experiment.reward.settings),
+    asked = [*((reward.name, reward.settings) for reward in (experiment.reward, *experiment.watched)),
              *((name, experiment.reward.also_settings.get(name, {})) for name in experiment.reward.also),
              *((name, experiment.evaluate.reward_settings.get(name, {})) for name in experiment.evaluate.rewards
                if name not in (experiment.reward.name, *experiment.reward.also))]  # fmt: skip

@@ -1,6 +1,8 @@
 """Work items: which prompts a worker rolls out or pictures, and under which addresses its random numbers lie."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from raypref.core.seeding import Key
 from raypref.methods.regression import RegressionMethod
@@ -17,6 +19,8 @@ class Chunk:
     prompts: tuple[str, ...]
     keys: tuple[Key, ...]
     """One a prompt."""
+    sources: tuple[bytes, ...] = ()
+    """The picture that each prompt is to change, as its file's bytes, where pictures are edited."""
 
 
 def rollout_chunks(experiment: Experiment, iteration: int) -> list[Chunk]:
@@ -54,10 +58,17 @@ def _shuffled(experiment: Experiment, numbers: range) -> list[str]:
 
 def evaluation_chunks(experiment: Experiment) -> list[Chunk]:
     """The held-out pictures: the same seeds at every evaluation, all pictures of a prompt side by side."""
+    return picture_chunks(experiment, experiment.heldout_prompts)
+
+
+def picture_chunks(experiment: Experiment, prompts: Sequence[str], sources: Sequence[bytes] = ()) -> list[Chunk]:
+    """Pictures of any prompts, from the same seeds; `sources`, one a prompt, where they are edited."""
     seed, each = Key(experiment.run.seed)("evaluate"), experiment.evaluate.images_per_prompt
-    prompts = [prompt for prompt in experiment.heldout_prompts for _ in range(each)]
-    keys = [seed(index, copy) for index in range(len(experiment.heldout_prompts)) for copy in range(each)]
-    return _split("evaluation", prompts, keys, experiment.run.chunk_size * experiment.method.latents_at_once())
+    repeated = [prompt for prompt in prompts for _ in range(each)]
+    keys = [seed(index, copy) for index in range(len(prompts)) for copy in range(each)]
+    chunks = _split("evaluation", repeated, keys, experiment.run.chunk_size * experiment.method.latents_at_once())
+    places = iter([source for source in sources for _ in range(each)])
+    return [replace(chunk, sources=tuple(islice(places, len(chunk.prompts)))) for chunk in chunks]
 
 
 def _split(name: str, prompts: list[str], keys: list[Key], size: int) -> list[Chunk]:

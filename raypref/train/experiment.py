@@ -355,6 +355,8 @@ class Experiment:
     heldout_prompts: tuple[str, ...] = ()
     left_out: int = 0
     """How many of the source's prompts are not trained on because they are held out; told where the config is read."""
+    watched: tuple[RewardConfig, ...] = ()
+    """Rewards that are scored beside evaluate.rewards, with their settings: those that other runs were trained on."""
 
     def judged_on(self) -> str:
         """What the prompts of evaluations are: a policy that is judged on what it trains on is told so everywhere."""
@@ -367,7 +369,7 @@ class Experiment:
 
     def scoring_timeout(self) -> float:
         """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""
-        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards)
+        rewards = 1 + len(self.reward.also) + len(self.evaluate.rewards) + len(self.watched)
         return self.cluster.timeout / 4 + rewards * self.guard.reward_timeout
 
     def policy_version(self, iteration: int) -> int:

@@ -4,7 +4,7 @@ Tree search needs scores inside the denoising loop, while rewards live in other 
 one pure function for every runtime; a sampler that drives two of them denoises one while the other waits.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -51,6 +51,8 @@ class Scores:
     """What decoding and scoring took, where it was done."""
 
 
+Encode = Callable[[tuple[bytes, ...]], Float[Tensor, "P C H W"]]
+"""Clean latents of pictures, each given as its file's bytes."""
 Exploration = Generator[ScoreRequest, Scores, Rollout]
 
 
@@ -65,6 +67,8 @@ class Walk:
     process: Process
     chunk: Chunk
     guidance_scale: float
+    encode: Encode | None = None
+    """Clean latents of the chunk's sources, where pictures are edited."""
     graph_steps: frozenset[int] = frozenset()
     """Steps whose predictions keep their graph, for a learner in this process to train on. It reaches the recorded
     means; states and clean latents are cut off from it."""
@@ -197,10 +201,16 @@ def explore(walk: Walk, search: Search) -> Exploration:
 def best_of_n(walk: Walk, search: Search) -> Generator[ScoreRequest, Scores, Float[Tensor, "P C H W"]]:
     """Runs a tree search, and from its end a plain trajectory to the clean latent."""
     state = yield from _tree(walk, search, Recording(walk, search))
-    x_t, out = state.x_t, state.out
-    for step in range(state.step, len(walk.process)):
-        x_t = walk.step(step, x_t, out, 1)
-        out = walk.predict(step + 1, x_t)
+    return onward(walk, state.step, state.x_t, state.out)
+
+
+def onward(
+    walk: Walk, step: int, x_t: Float[Tensor, "1 P C H W"], out: Float[Tensor, "1 P C H W"] | None
+) -> Float[Tensor, "P C H W"]:
+    """A plain trajectory from the start of a step, whose output is known, to the clean latent."""
+    for now in range(step, len(walk.process)):
+        x_t = walk.step(now, x_t, out, 1)
+        out = walk.predict(now + 1, x_t)
     return x_t[0]
 
 

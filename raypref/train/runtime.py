@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from raypref.core.search import Search
 from raypref.train.attendance import Attendance
 from raypref.train.build import build_learner, build_sampler, build_scorer
 from raypref.train.chunk import Chunk
+from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.learner import UpdateReport
 from raypref.train.rollout import ScoreRequest, Scores
@@ -35,7 +35,7 @@ class Runtime(ABC):
         """Trains on the rollouts that were requested for an iteration."""
 
     @abstractmethod
-    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
         """Finished, judged pictures with a version of the weights; see `Sampler.picture`."""
 
     @abstractmethod
@@ -92,9 +92,9 @@ class LocalRuntime(Runtime):
         weights = self.learner.weights(version)
         return self.learner.update(iteration, [self.sampler.rollout(chunk, weights) for chunk in chunks])
 
-    def picture(self, chunks: list[Chunk], version: int, search: Search | None = None) -> list[Judgement]:
+    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
         weights = self.learner.weights(version)
-        return [self.sampler.picture(chunk, weights, search) for chunk in chunks]
+        return [self.sampler.picture(chunk, weights, drawing) for chunk in chunks]
 
     def state(self) -> LearnerState:
         return learner_state(self.learner)

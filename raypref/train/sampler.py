@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raypref.core.regression import OwnSamples
-from raypref.core.search import NEEDS, Search
+from raypref.core.search import NEEDS
 from raypref.core.types import Rollout
 from raypref.core.weights import Weights
 from raypref.methods.base import StepMethod
@@ -20,10 +20,11 @@ from raypref.methods.regression import RegressionMethod
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.chunk import Chunk
+from raypref.train.drawing import Drawing
 from raypref.train.experiment import Experiment
 from raypref.train.out_of_memory import explaining_out_of_memory
 from raypref.train.own_samples import draw_own
-from raypref.train.rollout import ScoreRequest, Scores, Walk, best_of_n, explore, finish
+from raypref.train.rollout import Encode, ScoreRequest, Scores, Walk, explore, finish
 from raypref.train.scorer import Judgement, together
 
 Found = TypeVar("Found")
@@ -66,7 +67,11 @@ class Spent:
 class Sampler:
     """A denoiser that rolls out chunks. Threads may call it at once: one denoises while the others wait for scores."""
 
-    def __init__(self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring) -> None:
+    def __init__(
+        self, denoiser: Denoiser, experiment: Experiment, scoring: Scoring, encode: Encode | None = None
+    ) -> None:
+        """Without `encode` it cannot edit pictures."""
+        self._encode = encode
         self.denoiser, self.scoring, self.method = denoiser, scoring, experiment.method
         self.sync_tolerance = experiment.cluster.sync_tolerance
         self.fused = experiment.run.fused_sampling
@@ -99,16 +104,16 @@ class Sampler:
         return explore(walk, search)
 
     @explaining_out_of_memory("sampler")
-    def picture(self, chunk: Chunk, weights: Weights, search: Search | None = None) -> Judgement:
+    def picture(self, chunk: Chunk, weights: Weights, drawing: Drawing | None = None) -> Judgement:
         """Finished pictures of the chunk's prompts, judged; with the scores of what was predicted on the way.
 
-        With a `search`, trajectories follow its choices (step-wise best-of-N) and nothing on the way is reported.
+        With a `drawing` they are drawn in its way, and nothing that was predicted is reported.
         """
         walk = self._walk(chunk)
-        if search is not None:
-            x_0, spent = self._drive(best_of_n(walk, search), weights)
-            judgement = self.scoring.judge(walk.request({len(self.process): x_0[None]}))
-            return replace(judgement, failures=together(spent.failures, judgement.failures))
+        if drawing is not None:
+            drawn, spent = self._drive(drawing.draw(walk), weights)
+            judgement = self.scoring.judge(walk.request({len(self.process): drawn.x_0[None]}))
+            return replace(judgement, kl=drawn.kl, failures=together(spent.failures, judgement.failures))
         with self._network:
             self._use(weights)
             candidates = self.method.latents_at_once() if self.approximate else 1
@@ -160,7 +165,7 @@ class Sampler:
             spent.failures = together(spent.failures, scores.failures)
 
     def _walk(self, chunk: Chunk) -> Walk:
-        return Walk(self.denoiser, self.process, chunk, self.guidance_scale)
+        return Walk(self.denoiser, self.process, chunk, self.guidance_scale, self._encode)
 
     def _use(self, weights: Weights) -> None:
         """Chunks of two versions may be in flight: each finds its own weights live when its turn comes. Those that are

@@ -33,6 +33,9 @@ class Judgement:
     decoded_twice: dict[int, Float[Tensor, "2 N G"]] = field(default_factory=dict)
     """Recorded step -> Q of G candidates of that step by the tiny decoder and by the full one, where model.tiny_vae
     decides what is trained on."""
+    kl: Float[Tensor, "N T"] | None = None
+    """KL of each step of the pictures' trajectories to the pretrained model's, in nats per latent element, where it was
+    asked for; NaN at a step without noise, which has none."""
 
 
 DECODED_AT_ONCE = 16

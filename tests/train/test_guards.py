@@ -116,8 +116,8 @@ def test_pictures_are_guarded_too():
     """A policy that paints everything alike is seen at the evaluation, against the base model's diversity."""
 
     class Fading(ToyRuntime):
-        def picture(self, chunks, version, search=None):
-            found = super().picture(chunks, version, search)
+        def picture(self, chunks, version, drawing=None):
+            found = super().picture(chunks, version, drawing)
             return [Judgement(p.prompts, p.images * 0 + 77, p.scores, p.accuracy) for p in found] if version else found
 
     experiment = toy_experiment(iterations=2, evaluate=EvaluateConfig(every=1, rewards=()))

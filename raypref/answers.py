@@ -1,0 +1,81 @@
+"""How tables of questions are shown: in a terminal, and on a page."""
+
+import html
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column
+from rich.table import Table as Lines
+
+from raypref.evaluate.table import Measured, Table
+
+WIDTH = 240
+"""Characters of a line where nobody's terminal says."""
+
+
+def echo(table: Table) -> None:
+    """Prints a table."""
+    console = Console(markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    columns = [Column(head, overflow="fold") for head in table.heads]
+    lines = Lines(*columns, *(Column(name, justify="right") for name in (*table.columns, "n")), title=table.question)
+    for row in table.rows:
+        lines.add_row(*row.labels, *map(str, row.cells), counted(row.cells))
+    console.print(lines)
+    for text in (table.caption, *table.notes):
+        console.print(text, highlight=False)
+
+
+def counted(cells: tuple[Measured, ...]) -> str:
+    """How many prompts a row is of."""
+    counts = sorted({cell.n for cell in cells})
+    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+def answers_section(rows: list[dict[str, Any]]) -> str:
+    """HTML from the rows of `answers.jsonl`: of what was asked again in the same words, the newest; empty where nothing
+    was asked."""
+    newest = {_identity(row): row for row in rows}
+    if not newest:
+        return ""
+    return (
+        "<h2>Questions</h2><p class='note'>Mean ± standard error [95 % bootstrap interval over prompts].</p>"
+        f"{''.join(_section(row) for row in newest.values())}"
+    )
+
+
+def _identity(row: dict[str, Any]) -> str:
+    made_with = ("question", "settings", "contenders", "images_per_prompt", "sampling", "seed", "caption")
+    return json.dumps([row[name] for name in made_with], sort_keys=True)
+
+
+def _section(row: dict[str, Any]) -> str:
+    who = ", ".join(
+        f"{one['label']} after {one['iteration']} iterations" for one in row["contenders"] if one["iteration"]
+    )
+    sampling = row["sampling"]
+    made = (
+        f"{row['images_per_prompt']} pictures a prompt, {sampling['num_inference_steps']} steps of "
+        f"{sampling['scheduler']}, guidance {sampling['guidance_scale']:g}. {who}"
+    )
+    return (
+        f"<h3>{html.escape(row['question'])}</h3>{table_html(Table.read(row))}<p class='note'>{html.escape(made)}.</p>"
+    )
+
+
+def table_html(table: Table) -> str:
+    """A table and what it says of itself."""
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in (*table.heads, *table.columns, "n"))
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row.labels)}"
+        f"{''.join(_cell(cell) for cell in row.cells)}<td>{counted(row.cells)}</td></tr>"
+        for row in table.rows
+    )
+    notes = "".join(f"<p class='note'>{html.escape(text)}</p>" for text in (table.caption, *table.notes))
+    return f"<div class='wide'><table><tr>{heads}</tr>{body}</table></div>{notes}"
+
+
+def _cell(cell: Measured) -> str:
+    interval = f"[{cell.low:.4g}, {cell.high:.4g}]"
+    return f"<td title='n = {cell.n}'>{cell.mean:.4g} ± {cell.standard_error:.2g}<br><small>{interval}</small></td>"

@@ -1,0 +1,199 @@
+"""Runs side by side on one self-contained HTML page: what differs, curves, tables, pictures."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypref.answers import answers_section
+from raypref.checks import ConfigError
+from raypref.config import resolved
+from raypref.evaluate.heldout import Evaluation
+from raypref.figures import Figure, Rows, legends, new_figure, relative_change
+from raypref.report import figure_section, page, strips
+from raypref.run_directory import GRID_ROWS, RunDirectory, flattened, replace_text
+from raypref.train.experiment import Experiment
+
+CURVES_NOTE = "Of held-out prompts, from each run's own seeds; mean and standard error. Iteration 0 is the base model."
+TRAINING_NOTE = "Of the candidates that training saw, and of its updates; what a method does not measure has no line."
+TRAINED = {
+    "reward": "reward of candidates",
+    "kl": "KL to the reference",
+    "accuracy": "implicit accuracy",
+    "loss": "loss",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a page shows of a run."""
+
+    label: str
+    """Its name, or, where two runs share one, its path."""
+    directory: RunDirectory
+    experiment: Experiment
+    evaluations: list[Evaluation]
+    rows: Rows
+
+
+def compare(paths: Sequence[Path], output: Path) -> Path:
+    """Writes the page. Returns its path.
+
+    Raises:
+        ConfigError: where there are fewer than two runs, or one of them is none, or has not begun.
+    """
+    if len(paths) < 2:
+        raise ConfigError("compare: name two run directories or more, such as runs/a runs/b")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
+    runs = _read(paths)
+    sections = [
+        f"<h1>{html.escape(' · '.join(run.label for run in runs))}</h1>",
+        _who(runs),
+        _settings(runs),
+        _figures(runs),
+        figure_section("Held-out curves", _draw_heldout(runs), CURVES_NOTE),
+        figure_section("Training", _draw_training(runs), TRAINING_NOTE),
+        _answers(runs),
+        _pictures(runs),
+    ]
+    replace_text(output, page("Comparison", sections))
+    return output
+
+
+def _read(paths: Sequence[Path]) -> list[Compared]:
+    found = []
+    for path in paths:
+        directory = RunDirectory.open(path)
+        evaluations = directory.all_evaluations()
+        if not evaluations:
+            raise ConfigError(f"run directory {path}: nothing has been evaluated yet; wait, or continue it")
+        found.append((directory, directory.experiment(), evaluations, directory.rows(directory.metrics)))
+    names = [experiment.run.name for _, experiment, _, _ in found]
+    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    return [Compared(label, *parts) for label, parts in zip(labels, found, strict=True)]
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _who(runs: Sequence[Compared]) -> str:
+    def cost(run: Compared) -> tuple[str, str]:
+        timings = run.directory.rows(run.directory.timings)
+        return (str(run.rows[-1]["pairs"]), f"{timings[-1]['seconds']:.0f}") if run.rows and timings else ("0", "0")
+
+    lines = [
+        (run.label, run.experiment.method.name, run.experiment.reward.name, str(run.experiment.run.seed),
+         str(run.evaluations[-1].iteration), *cost(run))
+        for run in runs
+    ]  # fmt: skip
+    return _table(("run", "method", "trained on", "seed", "iterations", "pairs", "seconds of training"), lines)
+
+
+def _settings(runs: Sequence[Compared]) -> str:
+    """The settings that are not the same in all runs."""
+    tables = [flattened(resolved(run.experiment)) for run in runs]
+    names = dict.fromkeys(name for table in tables for name in table)
+    lines = [
+        (name, *("" if table.get(name) is None else str(table[name]) for table in tables))
+        for name in names
+        if name not in ("run.name", "run.output_dir")
+        and any(table.get(name) != tables[0].get(name) for table in tables)
+    ]
+    body = _table(("setting", *(run.label for run in runs)), lines) if lines else "<p>All settings are the same.</p>"
+    return f"<h2>What differs</h2>{body}"
+
+
+def _figures(runs: Sequence[Compared]) -> str:
+    """Held-out figures of the base model and after the last iteration, by run."""
+    columns = [_before_and_after(run.evaluations) for run in runs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    lines = [(name, *(column.get(name, "") for column in columns)) for name in names]
+    prompts = " / ".join(str(run.evaluations[-1].prompts) for run in runs)
+    note = f"<p class='note'>Held-out prompts: {prompts}. Mean ± standard error over prompts.</p>"
+    return f"<h2>Before and after</h2>{_table(('', *(run.label for run in runs)), lines)}{note}"
+
+
+def _before_and_after(evaluations: list[Evaluation]) -> dict[str, str]:
+    base, final = evaluations[0], evaluations[-1]
+    told = {
+        name: f"{value.mean:.4f} → {final.rewards[name].mean:.4f} ± {final.rewards[name].standard_error:.4f} "
+        f"({relative_change(value.mean, final.rewards[name].mean):+.1%})"
+        for name, value in base.rewards.items()
+    }
+    plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
+    plain["diversity"] = (base.diversity, final.diversity)
+    plain["diversity of form"] = (base.form_diversity, final.form_diversity)
+    return told | {name: f"{a:.4f} → {b:.4f} ({relative_change(a, b):+.1%})" for name, (a, b) in plain.items()}
+
+
+def _draw_heldout(runs: Sequence[Compared]) -> Figure:
+    names = dict.fromkeys(name for run in runs for name in run.evaluations[0].rewards)
+    figure, panels = _panels(len(names) + 1)
+    for name, axes in zip(names, panels, strict=False):
+        for run in runs:
+            found = [(e.iteration, e.rewards[name]) for e in run.evaluations if name in e.rewards]
+            at, values = [iteration for iteration, _ in found], [value.mean for _, value in found]
+            errors = [value.standard_error for _, value in found]
+            axes.errorbar(at, values, errors, marker=".", capsize=3, label=run.label)
+        axes.set(xlabel="iteration", ylabel=name)
+    for run in runs:
+        panels[-1].plot(
+            [e.iteration for e in run.evaluations], [e.diversity for e in run.evaluations], marker=".", label=run.label
+        )
+    panels[-1].set(xlabel="iteration", ylabel="diversity")
+    legends(*panels)
+    return figure
+
+
+def _draw_training(runs: Sequence[Compared]) -> Figure:
+    shown = {key: label for key, label in TRAINED.items() if any(key in row for run in runs for row in run.rows[:1])}
+    figure, panels = _panels(max(1, len(shown)))
+    for (key, label), axes in zip(shown.items(), panels, strict=True):
+        for run in runs:
+            rows = [row for row in run.rows if key in row]
+            axes.plot([row["iteration"] for row in rows], [row[key] for row in rows], label=run.label)
+        axes.set(xlabel="iteration", ylabel=label)
+    legends(*panels)
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Any]]:
+    """Two a line; none empty."""
+    lines = math.ceil(count / 2)
+    figure = new_figure(3.2 * lines)
+    grid = list(figure.subplots(lines, 2, squeeze=False).flatten())
+    for unused in grid[count:]:
+        unused.remove()
+    return figure, grid[:count]
+
+
+def _answers(runs: Sequence[Compared]) -> str:
+    asked = [(run.label, answers_section(run.directory.rows(run.directory.answers))) for run in runs]
+    return "".join(f"<h2>{html.escape(label)}: questions</h2>{tables}" for label, tables in asked if tables)
+
+
+def _pictures(runs: Sequence[Compared]) -> str:
+    """The base model of the first run, and every run at its end: a row a prompt that all were judged on."""
+    prompts = [run.experiment.heldout_prompts[:GRID_ROWS] for run in runs]
+    common = [prompt for prompt in prompts[0] if all(prompt in others for others in prompts)]
+    if not common:
+        return "<h2>Pictures</h2><p class='note'>The runs were judged on different prompts.</p>"
+    shown = [(runs[0], 0), *((run, -1) for run in runs)]
+    columns = [
+        dict(zip(theirs, strips(run.directory.grid(run.evaluations[place].iteration), len(theirs)), strict=True))
+        for (run, place), theirs in zip(shown, (prompts[0], *prompts), strict=True)
+    ]
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("", "base model", *(run.label for run in runs)))
+    body = "".join(
+        f"<tr><td>{html.escape(prompt)}</td>"
+        + "".join(f"<td><img alt='' src='{column[prompt]}'></td>" for column in columns)
+        + "</tr>"
+        for prompt in common
+    )
+    return f"<h2>Pictures</h2><div class='wide'><table class='pictures'><tr>{heads}</tr>{body}</table></div>"

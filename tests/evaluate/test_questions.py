@@ -1,0 +1,218 @@
+"""Each question, on pictures whose answer is known."""
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from raypref import evaluate
+from raypref.core.seeding import Key
+from raypref.evaluate.best_of_n import BestOfN
+from raypref.evaluate.diversity import Diversity
+from raypref.evaluate.editing import KEPT, Editing
+from raypref.evaluate.fidelity import NO_FEATURES, NO_PICTURES, Fidelity
+from raypref.evaluate.generalisation import Generalisation
+from raypref.evaluate.ood import OutOfDistribution
+from raypref.evaluate.question import Question
+from raypref.evaluate.table import Table
+from raypref.evaluate.win_rate import WinRate
+from raypref.registry import named_classes
+from raypref.train.drawing import Chosen, Edited
+from raypref.train.experiment import EvaluateConfig
+from tests.evaluate.studio import BASE, OTHER, RUN, GivenStudio, album, scored
+from tests.toy_runtime import toy_experiment
+
+OURS = torch.tensor([[3.0, 1.0], [2.0, 2.0], [5.0, 0.0], [1.0, torch.nan]])
+THEIRS = torch.tensor([[1.0, 2.0], [2.0, 2.0], [1.0, 1.0], [0.0, 0.0]])
+# by prompt: (1 + 0) / 2, (1/2 + 1/2) / 2, (1 + 0) / 2, 1 (its other picture has no score)
+SHARES = torch.tensor([0.5, 0.5, 0.5, 1.0])
+
+
+def test_a_win_rate_is_the_mean_of_the_shares_of_prompts():
+    table = WinRate().answer(GivenStudio(scored({RUN: {"r": OURS}, BASE: {"r": THEIRS}})))
+    found = table.cell("base", "r", column="win rate")
+    assert found.mean == pytest.approx(float(SHARES.mean()))
+    assert found.standard_error == pytest.approx(float(SHARES.std() / 2))
+    assert found.n == 4
+    assert table.cell("base", "r", column="tied").mean == pytest.approx(0.25)
+    assert table.cell("base", "r", column="difference").mean == pytest.approx((0.5 + 0 + 1.5 + 1) / 4)
+
+
+def test_a_win_rate_does_not_know_the_order_of_prompts_or_of_pictures():
+    order = Key(3)("order").permutation(4)
+    plain = WinRate().answer(GivenStudio(scored({RUN: {"r": OURS}, BASE: {"r": THEIRS}})))
+    mixed = WinRate().answer(GivenStudio(scored({RUN: {"r": OURS[order].flip(1)}, BASE: {"r": THEIRS[order].flip(1)}})))
+    assert plain == mixed
+
+
+def test_win_rates_of_the_two_sides_add_up_to_one():
+    ours, theirs = Key(1)("ours").normal(30, 2), Key(1)("theirs").normal(30, 2)
+    there = WinRate().answer(GivenStudio(scored({RUN: {"r": ours}, BASE: {"r": theirs}})))
+    back = WinRate().answer(GivenStudio(scored({RUN: {"r": theirs}, BASE: {"r": ours}})))
+    one, other = (table.cell("base", "r", column="win rate") for table in (there, back))
+    assert (one.mean, one.low, one.high) == pytest.approx((1 - other.mean, 1 - other.high, 1 - other.low))
+
+
+def test_against_itself_it_is_a_half_without_doubt_and_named_runs_take_the_bases_place():
+    studio = GivenStudio(scored({RUN: {"r": OURS}, OTHER: {"r": OURS}}), BASE, RUN, OTHER)
+    table = WinRate().answer(studio)
+    found = table.cell("other", "r", column="win rate")
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert [row.labels for row in table.rows] == [("other", "r")]
+
+
+def test_generalisation_is_trained_by_judged_with_gains_over_the_base_model():
+    scores = {
+        BASE: {"colorfulness": torch.zeros(4, 2), "jpeg": torch.ones(4, 2)},
+        RUN: {"colorfulness": torch.full((4, 2), 2.0), "jpeg": torch.zeros(4, 2)},
+        OTHER: {"colorfulness": torch.zeros(4, 2), "jpeg": torch.full((4, 2), 4.0)},
+    }
+    table = Generalisation().answer(GivenStudio(scored(scores), BASE, RUN, OTHER))
+    assert table.columns == ("colorfulness", "jpeg")
+    assert table.cell("run", "colorfulness", "score", column="jpeg").mean == 0.0
+    assert table.cell("run", "colorfulness", "gain", column="jpeg").mean == -1.0
+    assert table.cell("other", "jpeg", "gain", column="jpeg").mean == 3.0
+    assert table.cell("base", "nothing", "score", column="jpeg").mean == 1.0
+
+
+def test_other_sets_of_prompts_come_after_the_held_out_ones():
+    question = OutOfDistribution(sets=("animals:out_of_distribution",), sample=3)
+    experiment = toy_experiment(heldout_prompts=("f", "g"))
+    seen = {}
+
+    def drawn(who, scene):
+        seen[who, scene.prompts] = None
+        return album({"r": torch.full((len(scene.prompts), 2), float(who == RUN))})
+
+    table = question.answer(GivenStudio(drawn, experiment=experiment))
+    assert [row.labels[0] for row in table.rows] == ["held out", "animals:out_of_distribution"]
+    assert [row.cells[0].n for row in table.rows] == [2, 3]
+    assert table.cell("animals:out_of_distribution", "base", "r", column="win rate").mean == 1.0
+    assert set(question.prompts(experiment)) == {prompt for _, prompts in seen for prompt in prompts}
+
+
+def test_best_of_n_tells_what_a_choice_gains_and_which_rules_are_one():
+    pictures = {None: 0, "q": 10, "delta_parent": 10, "delta_parent_printed": 20}
+
+    def drawn(who, scene):
+        rule = scene.drawing.search.step_reward if isinstance(scene.drawing, Chosen) else None
+        images = torch.full((4, 2, 2, 2, 3), pictures[rule], dtype=torch.uint8)
+        return album({"r": torch.full((4, 2), float(pictures[rule]))}, images)
+
+    question = BestOfN(candidates=(3,), rules=("q", "delta_parent", "delta_parent_printed"), steps=(0, 2))
+    table = question.answer(GivenStudio(drawn))
+    # Six steps, outputs at 0 to 5: 1, 3 candidates, 1, 3 candidates, 1, 1. Scored: 2 x 3 candidates, and 2 parents.
+    assert [row.labels for row in table.rows] == [
+        ("base", "none", "1", "", "6", "0", ""),
+        ("base", "q", "3", "0, 2", "10", "6", ""),
+        ("base", "delta_parent", "3", "0, 2", "10", "8", "q, N = 3"),
+        ("base", "delta_parent_printed", "3", "0, 2", "10", "8", ""),
+        ("run", "none", "1", "", "6", "0", ""),
+    ]
+    assert [row.cells[table.columns.index("gain")].mean for row in table.rows] == [0, 10, 10, 20, 0]
+
+
+@pytest.mark.parametrize(
+    ("question", "problem"),
+    [
+        (BestOfN(rules=("delta_cross",)), "rules: 'delta_cross'"),
+        (BestOfN(candidates=(1,)), "candidates = 1"),
+        (BestOfN(steps=(0, 9)), "the last step is 5"),
+        (OutOfDistribution(sets=("animals:nowhere",)), "sets: 'animals:nowhere': animals has no split"),
+        (Editing(edits="nowhere.jsonl"), "edits = 'nowhere.jsonl': nowhere.jsonl: there is no such file"),
+        (Fidelity(tower="colorfulness"), "tower = 'colorfulness': it has no features"),
+        (Fidelity(pictures="nowhere"), "pictures = 'nowhere': which network's"),
+        (Fidelity(pictures="nowhere", tower="prompt_match"), "nowhere: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(question, problem):
+    with pytest.raises(ValueError, match=problem):
+        question.check(toy_experiment(heldout_prompts=("f", "g")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(Editing, {"strength": 0.0}), (Fidelity, {"bandwidth": -1.0}), (OutOfDistribution, {"sets": ()})],
+)
+def test_settings_that_make_no_sense_are_refused(kind, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        kind(**settings)
+
+
+def test_diversity_is_what_is_left_of_the_bases():
+    def drawn(who, scene):
+        images = torch.zeros(3, 2, 2, 2, 3, dtype=torch.uint8)
+        images[:, 1] = torch.tensor([51, 102, 0])[:, None, None, None] // (2 if who == RUN else 1)
+        return album({"r": torch.zeros(3, 2)}, images)
+
+    table = Diversity().answer(GivenStudio(drawn))
+    assert table.cell("diversity", "base", column="difference between pictures").mean == pytest.approx(0.2)
+    assert table.cell("diversity", "run", column="change from base").mean == pytest.approx(-0.3 / 3, abs=2e-3)
+    kept = table.cell("diversity", "run", column="share kept")
+    assert kept.mean == pytest.approx(0.5, abs=0.01)
+    assert kept.n == 2  # the third prompt's pictures were alike from the start
+
+
+def test_an_edit_keeps_what_does_not_change():
+    def drawn(who, scene):
+        if not isinstance(scene.drawing, Edited):
+            return album({"r": torch.zeros(4, 2)})  # black
+        assert scene.prompts == ("g", "h", "i", "f")
+        assert len(scene.sources) == 4
+        grey = 51 if who == RUN else 102
+        return album({"r": torch.zeros(4, 2)}, torch.full((4, 2, 2, 2, 3), grey, dtype=torch.uint8))
+
+    table = Editing().answer(GivenStudio(drawn))
+    assert table.cell("base", KEPT, column="ours").mean == pytest.approx(-0.2)
+    assert table.cell("base", KEPT, column="theirs").mean == pytest.approx(-0.4)
+    assert table.cell("base", KEPT, column="win rate").mean == 1.0
+    assert table.cell("base", "r", column="win rate").mean == 0.5
+
+
+def test_edits_begin_where_diffusers_begins():
+    assert [Edited(strength).first_step(20) for strength in (0.75, 1.0, 0.01)] == [5, 0, 19]
+
+
+def test_drift_is_told_by_step_and_what_was_not_measured_is_told_too():
+    kl = torch.tensor([[[1.0, 3.0, torch.nan]] * 2, [[3.0, 5.0, torch.nan]] * 2])
+
+    def drawn(who, scene):
+        return album({"colorfulness": torch.zeros(2, 2)}, kl=None if who == BASE else kl)
+
+    experiment = toy_experiment(heldout_prompts=("f", "g"))
+    table = Fidelity().answer(GivenStudio(drawn, experiment=experiment))
+    values = {row.labels[0]: row.cells[0].mean for row in table.rows}
+    assert values == {"KL, mean over steps": 3.0, "KL at step 0": 2.0, "KL at step 1": 4.0}
+    assert NO_FEATURES in table.notes
+
+
+def test_the_same_pictures_are_no_distance_apart_and_others_are():
+    images = torch.randint(0, 255, (8, 2, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def drawn(who, scene):
+        mine = {"base": images, "run": images, "other": images // 4}[who.label]
+        return album({"colorfulness": torch.zeros(8, 2)}, mine, torch.zeros(8, 2, 3))
+
+    experiment = toy_experiment(heldout_prompts=("f", "g"), evaluate=EvaluateConfig(rewards=("prompt_match",)))
+    table = Fidelity().answer(GivenStudio(drawn, BASE, RUN, OTHER, experiment=experiment))
+    assert table.cell("MMD²", "run", "base", column="value").mean == pytest.approx(0.0, abs=1e-12)
+    assert table.cell("MMD²", "other", "base", column="value").low > 0.01
+    assert NO_PICTURES in table.notes
+
+
+def test_questions_are_found_by_name_and_answers_survive_json():
+    found = named_classes(evaluate, Question)
+    assert set(found) == {
+        *("win_rate", "ood", "generalisation", "best_of_n", "diversity", "editing", "fidelity"),
+    }
+    for name, kind in found.items():
+        assert kind().name == name
+        assert kind.asks.endswith("?")
+        json.dumps(asdict(kind()))
+    table = WinRate().answer(GivenStudio(scored({RUN: {"r": OURS}, BASE: {"r": THEIRS}})))
+    assert Table.read(json.loads(json.dumps(asdict(table)))) == table
+    with pytest.raises(ValueError, match="heads"):
+        Table("q", "", ("a",), ("b",), table.rows)
+    assert not math.isnan(table.rows[0].cells[0].low)

@@ -1,0 +1,62 @@
+"""Runs side by side on one page."""
+
+import re
+
+import pytest
+
+from raypref.checks import ConfigError
+from raypref.compare import compare
+from raypref.config import load_experiment
+from raypref.run import train
+from raypref.run_directory import RunDirectory
+from tests.conftest import small_toml
+from tests.toy_runtime import ToyRuntime
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, random_model):
+    config = small_toml(tmp_path_factory.mktemp("compared"), random_model)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("raypref.run.start_runtime", ToyRuntime)
+        patched.setattr("raypref.run.write_report", lambda directory: directory.report)
+        return [
+            train(load_experiment(config, [f"run.name={name}", *changes]))
+            for name, *changes in (("one",), ("two", "method.beta=0.5", "run.iterations=2"))
+        ]
+
+
+def test_the_page_is_self_contained_and_shows_what_differs(runs, tmp_path):
+    page = compare(runs, tmp_path / "page.html").read_text()
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+    settings = page[page.index("What differs") : page.index("Before and after")]
+    assert "<td>method.beta</td>" in settings
+    assert "run.iterations" in settings
+    assert "run.name" not in settings
+    assert "method.psi_lambda" not in settings
+    assert page.count("<svg") == 2
+    assert page.count("data:image/png") == 3 * 3  # base, one, two: a row a prompt
+    assert "<th>one</th><th>two</th>" in page
+
+
+def test_answers_are_shown_run_by_run(runs, tmp_path):
+    cell = {"mean": 0.75, "standard_error": 0.1, "low": 0.5, "high": 0.9, "n": 3}
+    answer = {
+        "question": "win_rate", "caption": "c", "heads": ["against"], "columns": ["win rate"], "notes": [],
+        "rows": [{"labels": ["base"], "cells": [cell]}],
+        "settings": {}, "contenders": [{"label": "one", "reward": "r", "iteration": 4}], "images_per_prompt": 2,
+        "sampling": {"num_inference_steps": 6, "scheduler": "ddim", "guidance_scale": 5.0}, "seed": 0,
+    }  # fmt: skip
+    RunDirectory.open(runs[0]).save_answer(answer)
+    page = compare(runs, tmp_path / "page.html").read_text()
+    assert "one: questions" in page
+    assert "two: questions" not in page
+    assert "0.75 ± 0.1" in page
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="two run directories or more"):
+        compare(runs[:1], tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="no folder"):
+        compare(runs, tmp_path / "nowhere" / "page.html")
+    with pytest.raises(ConfigError, match=r"no config\.toml"):
+        compare([runs[0], tmp_path], tmp_path / "page.html")
