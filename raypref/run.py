@@ -118,7 +118,7 @@ def _resume(path: Path, overrides: Sequence[str], on_evaluation: Callable[[Evalu
         )
     if state is None:
         warn("it has no checkpoint yet: the run begins anew, with the same numbers")
-        return _run(experiment, path, lambda: directory.rewound(experiment, -1), None, on_evaluation)
+        return _run(experiment, path, lambda _: directory.rewound(experiment, -1), None, on_evaluation)
     if state.iteration >= experiment.run.iterations and directory.summary.exists():
         more = f"ask for more with run.iterations={2 * state.iteration}" if extendable else "start a longer run"
         raise ConfigError(f"run directory {path}: all {state.iteration} iterations are done; {more}")

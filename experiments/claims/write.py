@@ -1,7 +1,7 @@
 """Writes docs/claims.md from what `measure` left: `python -m experiments.claims.write`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,9 +46,9 @@ LAMBDAS = {
 }
 
 
-def table(head: list[str], rows: list[list[object]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
-    lines: list[list[object]] = [[*head], ["---" for _ in head], *rows]
+    lines: list[Sequence[object]] = [head, ["---" for _ in head], *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
