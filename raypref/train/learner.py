@@ -107,7 +107,7 @@ class Learner:
             alarms=alarms,
             failures=lesson.failures,
             pairs=len(lesson.batch),
-            seconds={name: sum(part.seconds.get(name, 0.0) for part in sampled) for name in SAMPLER_SECONDS}
+            seconds={name: sum((part.seconds.get(name, 0.0) for part in sampled), 0.0) for name in SAMPLER_SECONDS}
             | {"learning": time.perf_counter() - started},
             syncs=sum(part.syncs for part in sampled),
         )
