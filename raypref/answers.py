@@ -33,14 +33,14 @@ def counted(cells: tuple[Measured, ...]) -> str:
     return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
-def answers_section(rows: list[dict[str, Any]]) -> str:
-    """HTML from the rows of `answers.jsonl`: of what was asked again in the same words, the newest; empty where nothing
-    was asked."""
+def answers_section(rows: list[dict[str, Any]], title: str = "Questions") -> str:
+    """HTML from the rows of `answers.jsonl`: of what was asked again, the newest; empty where nothing was asked."""
     newest = {_identity(row): row for row in rows}
     if not newest:
         return ""
     return (
-        "<h2>Questions</h2><p class='note'>Mean ± standard error [95 % bootstrap interval over prompts].</p>"
+        f"<h2>{html.escape(title)}</h2>"
+        "<p class='note'>Mean ± standard error [95 % bootstrap interval over prompts].</p>"
         f"{''.join(_section(row) for row in newest.values())}"
     )
 
@@ -68,12 +68,15 @@ def table_html(table: Table) -> str:
     """A table and what it says of itself."""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in (*table.heads, *table.columns, "n"))
     body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row.labels)}"
-        f"{''.join(_cell(cell) for cell in row.cells)}<td>{counted(row.cells)}</td></tr>"
+        f"<tr>{''.join(map(_label, row.labels))}{''.join(map(_cell, row.cells))}<td>{counted(row.cells)}</td></tr>"
         for row in table.rows
     )
     notes = "".join(f"<p class='note'>{html.escape(text)}</p>" for text in (table.caption, *table.notes))
     return f"<div class='wide'><table><tr>{heads}</tr>{body}</table></div>{notes}"
+
+
+def _label(text: str) -> str:
+    return f"<td class='label'>{html.escape(text)}</td>"
 
 
 def _cell(cell: Measured) -> str:

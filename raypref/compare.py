@@ -18,12 +18,8 @@ from raypref.train.experiment import Experiment
 
 CURVES_NOTE = "Of held-out prompts, from each run's own seeds; mean and standard error. Iteration 0 is the base model."
 TRAINING_NOTE = "Of the candidates that training saw, and of its updates; what a method does not measure has no line."
-TRAINED = {
-    "reward": "reward of candidates",
-    "kl": "KL to the reference",
-    "accuracy": "implicit accuracy",
-    "loss": "loss",
-}
+TRAINED = {"kl": "KL to the reference", "accuracy": "implicit accuracy", "loss": "loss"}
+"""Figures of an iteration, beside the reward of its candidates."""
 
 
 @dataclass(frozen=True)
@@ -135,29 +131,41 @@ def _before_and_after(evaluations: list[Evaluation]) -> dict[str, str]:
 def _draw_heldout(runs: Sequence[Compared]) -> Figure:
     names = dict.fromkeys(name for run in runs for name in run.evaluations[0].rewards)
     figure, panels = _panels(len(names) + 1)
-    for name, axes in zip(names, panels, strict=False):
-        for run in runs:
+    for number, run in enumerate(runs):
+        look: dict[str, Any] = {"marker": ".", "label": run.label, "color": f"C{number}"}
+        for name, axes in zip(names, panels, strict=False):
             found = [(e.iteration, e.rewards[name]) for e in run.evaluations if name in e.rewards]
-            at, values = [iteration for iteration, _ in found], [value.mean for _, value in found]
-            errors = [value.standard_error for _, value in found]
-            axes.errorbar(at, values, errors, marker=".", capsize=3, label=run.label)
-        axes.set(xlabel="iteration", ylabel=name)
-    for run in runs:
-        panels[-1].plot(
-            [e.iteration for e in run.evaluations], [e.diversity for e in run.evaluations], marker=".", label=run.label
-        )
+            if found:
+                at, values = [iteration for iteration, _ in found], [value for _, value in found]
+                errors = [value.standard_error for value in values]
+                axes.errorbar(at, [value.mean for value in values], errors, capsize=3, **look)
+            axes.set(xlabel="iteration", ylabel=name)
+        panels[-1].plot([e.iteration for e in run.evaluations], [e.diversity for e in run.evaluations], **look)
     panels[-1].set(xlabel="iteration", ylabel="diversity")
     legends(*panels)
     return figure
 
 
 def _draw_training(runs: Sequence[Compared]) -> Figure:
-    shown = {key: label for key, label in TRAINED.items() if any(key in row for run in runs for row in run.rows[:1])}
+    """A panel a reward, of the runs that were trained on it; then a panel a figure that all methods may have."""
+    rewards = dict.fromkeys(run.experiment.reward.name for run in runs)
+    figures = [("reward", f"{name} of candidates", {name}) for name in rewards]
+    figures += [(key, label, set(rewards)) for key, label in TRAINED.items()]
+    shown = [
+        (
+            key,
+            label,
+            [run for run in runs if run.experiment.reward.name in trained and run.rows and key in run.rows[-1]],
+        )
+        for key, label, trained in figures
+    ]
+    shown = [panel for panel in shown if panel[2]]
     figure, panels = _panels(max(1, len(shown)))
-    for (key, label), axes in zip(shown.items(), panels, strict=True):
-        for run in runs:
+    for (key, label, some), axes in zip(shown, panels, strict=False):
+        for run in some:
             rows = [row for row in run.rows if key in row]
-            axes.plot([row["iteration"] for row in rows], [row[key] for row in rows], label=run.label)
+            at, values = [row["iteration"] for row in rows], [row[key] for row in rows]
+            axes.plot(at, values, label=run.label, color=f"C{runs.index(run)}")  # one colour a run in all panels
         axes.set(xlabel="iteration", ylabel=label)
     legends(*panels)
     return figure
@@ -174,8 +182,9 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
 
 
 def _answers(runs: Sequence[Compared]) -> str:
-    asked = [(run.label, answers_section(run.directory.rows(run.directory.answers))) for run in runs]
-    return "".join(f"<h2>{html.escape(label)}: questions</h2>{tables}" for label, tables in asked if tables)
+    return "".join(
+        answers_section(run.directory.rows(run.directory.answers), f"Questions to {run.label}") for run in runs
+    )
 
 
 def _pictures(runs: Sequence[Compared]) -> str:

@@ -43,6 +43,8 @@ figure svg { max-width: 100%; height: auto; }
 .pictures th { text-align: center; }
 .pictures img { width: 100%; min-width: 16rem; image-rendering: pixelated; vertical-align: middle; }
 .wide { overflow-x: auto; }
+.wide td { white-space: nowrap; }
+.wide td.label { text-align: left; }
 .note { color: #777; font-size: .9rem; }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
 """

@@ -48,8 +48,8 @@ def test_answers_are_shown_run_by_run(runs, tmp_path):
     }  # fmt: skip
     RunDirectory.open(runs[0]).save_answer(answer)
     page = compare(runs, tmp_path / "page.html").read_text()
-    assert "one: questions" in page
-    assert "two: questions" not in page
+    assert "Questions to one" in page
+    assert "Questions to two" not in page
     assert "0.75 ± 0.1" in page
 
 
