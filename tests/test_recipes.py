@@ -79,7 +79,8 @@ def test_it_resolves_and_says_what_it_costs(recipe: Path, tmp_path: Path):
     assert load_experiment(again) == experiment
     told = dry_run(experiment)
     pick_a_pic = recipe.parent.name in ("table2", "table6", "table7")
-    assert told["prompts"] == f"{'4000 to train on, 3' if pick_a_pic else '45 to train on, 45'} to be judged on"
+    judged_on = "3 to be judged on" if pick_a_pic else "45 to be judged on: training prompts"  # as the paper does
+    assert told["prompts"] == f"{4000 if pick_a_pic else 45} to train on, {judged_on}"
     if experiment.method.name in ("rdpo", "rdpo_star", "tailorpo", "tailorpo_g"):
         assert told["pairs an iteration"].endswith("10000 in the run")
 
