@@ -52,6 +52,8 @@ def collect(experiment: Experiment, folder: Path, pairs: int, tell: Callable[[in
     """
     if pairs < 1:
         raise ConfigError(f"--pairs {pairs}: use 1 or more")
+    if not experiment.prompts:
+        raise ConfigError("run.prompts is missing: name what pictures are drawn for")
     # Plain trajectories: the method has no say. On the way as little is scored as can be.
     plain = replace(experiment, method=RDPO(search=Search(steps=(0,))), data=DataConfig())
     with locked(folder, "preference set", "folder"):
