@@ -17,6 +17,7 @@ from raypref.checks import ConfigError
 from raypref.config import resolved
 from raypref.core.search import Search
 from raypref.data.pick_a_pic import GROUP, Pair, write_pairs
+from raypref.data.preference_source import DataConfig
 from raypref.lock import locked
 from raypref.methods.rdpo import RDPO
 from raypref.run import start_runtime
@@ -51,8 +52,10 @@ def collect(experiment: Experiment, folder: Path, pairs: int, tell: Callable[[in
     """
     if pairs < 1:
         raise ConfigError(f"--pairs {pairs}: use 1 or more")
+    if not experiment.prompts:
+        raise ConfigError("run.prompts is missing: name what pictures are drawn for")
     # Plain trajectories: the method has no say. On the way as little is scored as can be.
-    plain = replace(experiment, method=RDPO(search=Search(steps=(0,))))
+    plain = replace(experiment, method=RDPO(search=Search(steps=(0,))), data=DataConfig())
     with locked(folder, "preference set", "folder"):
         _claim(folder, _settings(experiment, pairs))
         todo = [part for part in _parts(pairs) if not _file(folder, part).exists()]

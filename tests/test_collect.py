@@ -78,6 +78,8 @@ def test_a_folder_keeps_to_its_settings(small, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("x")
     with pytest.raises(ConfigError, match="is not empty"):
         collect(small, tmp_path / "full", 1, quietly)
+    with pytest.raises(ConfigError, match=r"run\.prompts is missing"):
+        collect(replace(small, prompts=()), tmp_path / "none", 1, quietly)
     with pytest.raises(ConfigError, match="--pairs 0"):
         collect(small, tmp_path / "none", 0, quietly)
 
