@@ -176,7 +176,7 @@ def best_of_n_table(steps: tuple[int, ...]) -> float:
 
 
 def best_of_n_path(steps: tuple[int, ...]) -> Path:
-    return RUNS / f"best_of_n_at_{len(steps) or 'all'}_steps.json"
+    return RUNS / f"best_of_n_answer_at_{len(steps) or 'all'}_steps.json"
 
 
 BEST_OF_N_STEPS: tuple[tuple[int, ...], ...] = ((), (0, 2, 4, 6, 7))

@@ -189,7 +189,7 @@ def scaled(value: Mean) -> Mean:
 
 
 def table_4() -> str:
-    rows = []
+    rows: list[list[object]] = []
     for steps in BEST_OF_N_STEPS:
         answer = Table.read(json.loads(best_of_n_path(steps).read_text()))
         where = "five steps" if steps else "all steps"
