@@ -94,7 +94,7 @@ class Memory:
         for name, samples in owners.items():
             first = [used for share, used in samples if 0 < share <= 0.1]
             last = [used for share, used in samples if share >= 0.9]
-            if first and last and max(first):
+            if first and last and max(first) > 0:
                 found[name] = {"first_tenth_mib": max(first) // MIB, "last_tenth_mib": max(last) // MIB}
                 grown.append(max(last) - max(first))
         return found | {"samples": len(self.samples), "ok": bool(grown) and max(grown) < GROWTH}

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -73,11 +73,11 @@ class RegressionMethod(Method):
     def loss(
         self,
         policy: Float[Tensor, "A B C H W"],
-        reference: Float[Tensor, "A B C H W"] | None,
+        reference: Any,
         batch: Regression,
     ) -> Loss:
-        """The loss of each row, taking the first arm for the winner. No gradient flows into `reference`, which is there
-        unless the method is `reference_free`."""
+        """The loss of each row, taking the first arm for the winner. No gradient flows into `reference`, which is of the
+        policy's shape, and may be None where the method is `reference_free`."""
 
     def objective(
         self,

@@ -209,7 +209,7 @@ class Learner:
         """What policy and reference say of a batch, None where the reference is not asked; and the batch, beside them
         on their device."""
         # The reference first: it borrows the policy's parameters, which the policy's graph must find unchanged.
-        reference = self._reference_out(batch) if self.method.needs_reference() else None
+        reference: Any = self._reference_out(batch) if self.method.needs_reference() else None
         batch = batch.to(self.denoiser.parameters.flat)
         if reference is not None:
             reference = batch.answer(self.process, reference.to(batch.x_t))
