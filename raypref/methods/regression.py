@@ -76,7 +76,7 @@ class RegressionMethod(Method):
         reference: Any,
         batch: Regression,
     ) -> Loss:
-        """The loss of each row, taking the first arm for the winner. No gradient flows into `reference`, which is of the
+        """The loss of each row, taking the first arm for the winner. No gradient flows into `reference`, which has the
         policy's shape, and may be None where the method is `reference_free`."""
 
     def objective(
