@@ -311,7 +311,10 @@ BROKEN = [
         "method.search.steps = [0, 4, 5, 7, 9]: run.fused_sampling = true keeps the graph of every candidate",
     ),
     (
-        ["method.name=sft", "run.fused_sampling=true"],
+        [
+            *("method.name=sft", "data.path=pairs", "run.fused_sampling=true"),
+            *("optimizer.batch_size=1", "optimizer.micro_batch_size=1"),
+        ],
         "run.fused_sampling = true: sft trains on pictures with noise, not",
     ),
     (["method.name=sft"], "data.path is missing: sft trains on labelled pictures; name a set of them"),
