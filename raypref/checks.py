@@ -51,11 +51,11 @@ def check_rules(experiment: Experiment) -> None:
     _check_model(experiment)
     _check_search(experiment)
     _check_rewards(experiment)
+    _check_diet(experiment)
     _check_batch(experiment)
     _check_ranks(experiment)
     _check_reward_workers(experiment)
     _check_fused(experiment)
-    _check_diet(experiment)
 
 
 def _check_search(experiment: Experiment) -> None:

@@ -329,12 +329,15 @@ BROKEN = [
         "method.search.steps = [0, 4, 5, 7, 9]: run.fused_sampling = true keeps the graph of every candidate",
     ),
     (
-        ["method.name=sft", "run.fused_sampling=true"],
+        [
+            *("method.name=sft", "data.path=pairs", "run.fused_sampling=true"),
+            *("optimizer.batch_size=1", "optimizer.micro_batch_size=1"),
+        ],
         "run.fused_sampling = true: sft trains on pictures with noise, not",
     ),
     (["method.name=sft"], "data.path is missing: sft trains on labelled pictures; name a set of them"),
     (["data.path=pairs"], "data.path = 'pairs': rdpo trains on what it draws itself for run.prompts, and reads no"),
-    (["method.name=dspo_e", "method.beta=1"], "method.beta = 1: "),
+    (["method.name=dspo_e", "method.beta=1.0"], "method.beta = 1.0: from 1 on, the loss rewards being wrong"),
     (["run.fused_sampling=true"], "set cluster.runtime = 'local' (not 'ray'), run.lag = 0 (not 1), optimizer.batch"),
     (["reward.also=aesthetics"], "reward.also = 'aesthetics': input should be a valid"),
     (

@@ -83,20 +83,20 @@ def test_stopping_and_resuming_changes_no_bit(pictures: Path, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_add_ons_work_on_it(pictures: Path, name: str):
-    method = METHODS[name]()
-    plain, _ = toy_run(plan(pictures, method))
+    method, short = METHODS[name](), RunConfig(iterations=2, prompts_per_iteration=6, chunk_size=3, lag=0)
+    plain, _ = toy_run(plan(pictures, method, run=short))
     changes: list[tuple[RegressionMethod, dict[str, object]]] = [
         (replace(method, timestep_power=2.0), {}),
         (replace(method, kl_coef=10.0), {}),
         (method, {"reference": ReferenceConfig("ema", every=1, rate=0.9)}),
     ]
     for changed, sections in changes:
-        seen, _ = toy_run(plan(pictures, changed, **sections))
-        assert [report.alarms for report in seen.reports] == [{}] * 4
+        seen, _ = toy_run(plan(pictures, changed, run=short, **sections))
+        assert [report.alarms for report in seen.reports] == [{}] * 2
         unread = bool(sections) and not method.needs_reference()
         assert (seen.final_checksum() == plain.final_checksum()) == unread
     twice = OptimizerConfig(learning_rate=1e-2, batch_size=3, micro_batch_size=1, num_inner_epochs=2)
-    seen, _ = toy_run(plan(pictures, method, optimizer=twice))
+    seen, _ = toy_run(plan(pictures, method, run=short, optimizer=twice))
     assert seen.reports[0].metrics["updates"] == 4
 
 
