@@ -92,11 +92,11 @@ class Memory:
             "data workers": [(share, workers) for share, _, workers in self.samples],
         }
         for name, samples in owners.items():
-            first = [used for share, used in samples if 0 < share <= 0.1]
-            last = [used for share, used in samples if share >= 0.9]
-            if first and last and max(first) > 0:
-                found[name] = {"first_tenth_mib": max(first) // MIB, "last_tenth_mib": max(last) // MIB}
-                grown.append(max(last) - max(first))
+            before = max((used for share, used in samples if 0 < share <= 0.1), default=0)
+            after = max((used for share, used in samples if share >= 0.9), default=0)
+            if before and after:
+                found[name] = {"first_tenth_mib": before // MIB, "last_tenth_mib": after // MIB}
+                grown.append(after - before)
         return found | {"samples": len(self.samples), "ok": bool(grown) and max(grown) < GROWTH}
 
     def _watch(self, share: Callable[[], float]) -> None:
