@@ -21,6 +21,7 @@ from raypref.train.experiment import Experiment
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
 from tests.hub_cache import fill_cache, papers_datasets, use_cache
+from tests.labelled import labelled_set
 from tests.recording import Recording
 from tests.rewards import tiny
 
@@ -36,6 +37,17 @@ CELLS = {  # by table: model, columns, and the rows beside RDPO's, each once, on
 }
 QUICK = {"sd15_aesthetic_rdpo", "sd15_step_aware_spo"}
 """Of Table 1; the others run by `make test-slow`."""
+OTHERS = {  # by paper and table: models and methods; "dspo_lora" and "dspo_nodup" are "dspo" with another option
+    "dspo/table1": ("sd15_sft", "sd15_diffusion_dpo", "sd15_kto", "sd15_dspo"),
+    "dspo/table2": ("sdxl_sft", "sdxl_diffusion_dpo", "sdxl_mapo", "sdxl_dspo_sdxl"),
+    "dspo/table3": ("sd15_diffusion_dpo", "sd15_dspo"),
+    "dspo/table5": ("sd15_dspo_e",),
+    "dspo/table6": ("sd15_dspo_ref", "sd15_dspo_nodup", "sd15_dspo_lora"),
+    "dro/table1": ("sd15_dro", "sd15_sft", "sd15_spin", "sd15_spo"),
+}
+OTHER_RECIPES = [Path("experiments", table, f"{stem}.toml") for table, stems in OTHERS.items() for stem in stems]
+QUICK_OTHERS = {"dspo/table1/sd15_dspo", "dro/table1/sd15_dro"}
+"""A method on labelled pictures, and one that draws beside them."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +63,16 @@ def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in table.items():
         settings |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return settings
+
+
+def other(recipe: Path) -> str:
+    """A recipe of DSPO's or Diffusion-DRO's tables by its name."""
+    return str(recipe.relative_to("experiments").with_suffix(""))
+
+
+def set_at(recipe: Path, folder: Path) -> list[str]:
+    """Overrides that put a set of pictures, of which nothing is read, where the recipe has its own."""
+    return [f"data.path={folder}"] if "data" in tomllib.loads(recipe.read_text()) else []
 
 
 def settings(recipe: Path, *overrides: str) -> dict[str, Any]:
@@ -177,9 +199,91 @@ def test_the_other_cells_are_an_override_away(row: str):
         load_experiment(recipe, [f"reward.name={reward}", *more, *PICK_A_PIC])
 
 
+def test_every_row_of_dspo_and_dro_has_its_recipe():
+    assert set(Path("experiments").glob("d*o/table*/*.toml")) == set(OTHER_RECIPES)
+
+
+LIKE_DPO = {"optimizer.batch_size": 2048, "optimizer.learning_rate": 2.048e-5, "data.prompt_dropout": 0.2}
+DSPO = LIKE_DPO | {"method.beta": 0.001, "run.iterations": 2000}
+DPO = LIKE_DPO | {"method.beta": 5000.0, "run.iterations": 2000}
+FULL, LORA = {"model.train": "full"}, {"model.train": "lora", "model.lora_alpha": 4, "model.lora_rank": 4}
+OTHERS_PUBLISHED = {
+    "dspo/table1/sd15_dspo": DSPO | FULL | {"method.margin_scale": 0.5, "method.detach_sigmoid": False},
+    "dspo/table1/sd15_sft": FULL | {key: value for key, value in DSPO.items() if key != "method.beta"},
+    "dspo/table1/sd15_diffusion_dpo": DPO | FULL,
+    "dspo/table1/sd15_kto": FULL | {"method.beta": 1000.0, "optimizer.learning_rate": 1e-7, "optimizer.batch_size": 32},
+    "dspo/table2/sdxl_dspo_sdxl": LIKE_DPO | FULL | {"method.beta": 5000.0, "method.switch": 0.1},
+    "dspo/table2/sdxl_diffusion_dpo": DPO | FULL,
+    "dspo/table2/sdxl_mapo": {"method.beta": 0.1, "method.snr_value": 0.5, "optimizer.learning_rate": 1e-5}
+    | {"model.lora_rank": 8},
+    "dspo/table3/sd15_dspo": FULL | {"optimizer.batch_size": 2048, "optimizer.micro_batch_size": 16},
+    "dspo/table5/sd15_dspo_e": DSPO | FULL,
+    "dspo/table6/sd15_dspo_ref": DSPO | FULL,
+    "dspo/table6/sd15_dspo_nodup": DSPO | FULL | {"data.duplicate_prompts": "first"},
+    "dspo/table6/sd15_dspo_lora": DSPO | LORA,
+    "dro/table1/sd15_dro": FULL
+    | {"method.margin": 0.001, "optimizer.learning_rate": 1e-4, "optimizer.batch_size": 256, "run.iterations": 1600}
+    | {"sampling.num_inference_steps": 20, "data.prompt_dropout": 0.2, "data.labels": [], "run.lag": 1},
+    "dro/table1/sd15_spin": {"optimizer.learning_rate": 2e-5, "optimizer.batch_size": 2048, "reference.every": 500}
+    | {"optimizer.lr_scheduler": "linear", "run.iterations": 1500, "reference.update": "hard"},
+    "dro/table1/sd15_spo": LORA | {f"method.{key}": value for key, value in PUBLISHED["spo"].items()}
+    | {"optimizer.learning_rate": 6e-5, "run.iterations": 1000, "run.prompts_per_iteration": 40},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", OTHER_RECIPES, ids=other)
+def test_the_others_resolve_have_the_published_settings_and_cost_what_the_page_says(recipe: Path, tmp_path: Path):
+    experiment = load_experiment(recipe, set_at(recipe, tmp_path))
+    model, _, method = recipe.stem.partition("_")
+    assert experiment.run.name == "-".join((*other(recipe).split("/")[:2], model, method))
+    assert experiment.method.name == re.sub("_(lora|nodup)$", "", method)
+    assert experiment.model.family == {"sd15": "stable_diffusion", "sdxl": "sdxl"}[model]
+    found = resolved(experiment)
+    again = tmp_path / "again.toml"
+    again.write_text(tomli_w.dumps(found))
+    assert load_experiment(again) == experiment
+    wanted = OTHERS_PUBLISHED.get(other(recipe), {})
+    assert {key: flat(found)[key] for key in wanted} == wanted
+    assert f"| `{other(recipe)}` | {evaluations(experiment) / 1e6:.1f} |" in Path("experiments/README.md").read_text()
+
+
+def evaluations(experiment: Experiment) -> int:
+    """Network evaluations of the run, but for those of evaluations: a guided one counts twice."""
+    told = next(item for item in dry_run(experiment).items() if item[0].endswith("network evaluations an iteration"))
+    each = sum(int(count) for count in re.findall(r"(\d+) to (?:sample|train)", told[1]))
+    return each * (2 if told[0].startswith("guided") else 1) * experiment.run.iterations
+
+
+@pytest.mark.parametrize(
+    ("table", "stem", "of", "may_differ"),
+    [
+        ("dspo/table1", "sd15_sft", "sd15_dspo", set()),
+        ("dspo/table1", "sd15_diffusion_dpo", "sd15_dspo", set()),
+        ("dspo/table3", "sd15_dspo", "sd15_dspo", {"run.iterations", "optimizer.micro_batch_size"}),
+        ("dspo/table5", "sd15_dspo_e", "sd15_dspo", set()),
+        ("dspo/table6", "sd15_dspo_ref", "sd15_dspo", set()),
+        ("dspo/table6", "sd15_dspo_nodup", "sd15_dspo", {"data.duplicate_prompts"}),
+        ("dspo/table6", "sd15_dspo_lora", "sd15_dspo", {"model.train"}),
+    ],
+)
+def test_ablations_differ_from_table_1_only_in_what_they_are_about(
+    table: str, stem: str, of: str, may_differ: set[str], tmp_path: Path
+):
+    ours, theirs = (
+        settings(Path("experiments", where), f"data.path={tmp_path}")
+        for where in (f"{table}/{stem}.toml", f"dspo/table1/{of}.toml")
+    )
+    differing = {key for key in ours | theirs if ours.get(key) != theirs.get(key)}
+    differing = {key for key in differing if not key.startswith(("method.", "cluster."))}
+    assert differing - {"run.name"} == may_differ
+
+
 def shrunken(recipe: Path, model: Path, folder: Path) -> Experiment:
     """One iteration of one prompt, on a random model of the family and a random network of the reward."""
-    planned = load_experiment(recipe)
+    network = json.loads((model / "unet" / "config.json").read_text())
+    side = network["sample_size"]
+    pictures = set_at(recipe, labelled_set(folder / "labelled", (network["in_channels"], side, side)))
+    planned = load_experiment(recipe, pictures)
     rows, reward, method = planned.method.rows_per_prompt(), planned.reward.name, planned.method.name
     (folder / "prompts.txt").write_text("a b\nc\n")
     changes = {
@@ -190,20 +294,21 @@ def shrunken(recipe: Path, model: Path, folder: Path) -> Experiment:
         "reward": {} if reward == "jpeg_compressibility" else tiny.save(reward, folder / "reward"),
         "optimizer": {"batch_size": rows, "micro_batch_size": rows},
         "evaluate": {"every": 0, "images_per_prompt": 2, "rewards": []},
-        "cluster": {"runtime": "local"},
+        "cluster": {"runtime": "local", "learner_ranks": 1},
     }
+    changes |= {"data": {"random_flip": False}, "sampling": {"num_inference_steps": 4}} if pictures else {}
     overrides = [
         f"{section}.{key}={json.dumps(value)}" for section, keys in changes.items() for key, value in keys.items()
     ]
-    return load_experiment(recipe, overrides)
+    return load_experiment(recipe, [*pictures, "evaluate.reward_settings={}", *overrides])
 
 
 def slow_but_for_a_few(path: Path) -> Any:
-    marks = [] if path.stem in QUICK and path.parent.name == "table1" else [pytest.mark.slow]
-    return pytest.param(path, marks=marks, id=f"{path.parent.name}-{path.stem}")
+    quick = path in (FOLDER / "table1" / f"{stem}.toml" for stem in QUICK) or other(path) in QUICK_OTHERS
+    return pytest.param(path, marks=[] if quick else [pytest.mark.slow], id=other(path).replace("/", "-"))
 
 
-@pytest.mark.parametrize("recipe", [slow_but_for_a_few(path) for path in RECIPES])
+@pytest.mark.parametrize("recipe", [slow_but_for_a_few(path) for path in (*RECIPES, *OTHER_RECIPES)])
 def test_it_runs_an_iteration_on_a_shrunken_model(recipe: Path, random_model: Path, random_sdxl: Path, tmp_path: Path):
     model = random_sdxl if recipe.stem.startswith("sdxl") else random_model
     plan = shrunken(recipe, model, tmp_path)
@@ -215,12 +320,12 @@ def test_it_runs_an_iteration_on_a_shrunken_model(recipe: Path, random_model: Pa
 
 
 QUESTIONS = questions()
-RUNS = {f"runs/{tomllib.loads(recipe.read_text())['run']['name']}": recipe for recipe in RECIPES}
+RUNS = {f"runs/{tomllib.loads(recipe.read_text())['run']['name']}": recipe for recipe in (*RECIPES, *OTHER_RECIPES)}
 """The run directories of the recipes."""
 
 
 @pytest.mark.parametrize("page", [Path("experiments/README.md"), Path("docs/prompts.md")], ids=str)
-def test_every_command_of_the_page_would_start(page: Path):
+def test_every_command_of_the_page_would_start(page: Path, tmp_path: Path):
     block = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
     for line in block.splitlines():
         program, *words = shlex.split(line.partition("    #")[0])
@@ -230,8 +335,12 @@ def test_every_command_of_the_page_would_start(page: Path):
             assert verb in {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
             recipe = Path(target) if target.endswith(".toml") else RUNS[target]
             asked = [word for word in rest if word.partition(".")[0] in QUESTIONS]
-            experiment = load_experiment(recipe, [word for word in rest if "=" in word and word not in asked])
-            assert experiment.prompts
+            overrides = [word for word in rest if "=" in word and word not in asked]
+            model = (
+                ["model.path=tiny"] if any(word.startswith("model.path=") for word in rest) else []
+            )  # made on the way
+            experiment = load_experiment(recipe, [*overrides, *model, *set_at(recipe, tmp_path)])
+            assert experiment.prompts or experiment.data.path
             assert all(word in RUNS for word in rest if word.startswith("runs/"))
             for name in (after for before, after in pairwise(rest) if before == "--question"):
                 tables = apply_overrides({}, [word for word in asked if word.startswith(f"{name}.")])
