@@ -66,5 +66,5 @@ def test_silence_and_failures_of_data_workers_end_the_wait():
         raise OSError("why")
 
     with pytest.raises(OSError, match="why"):
-        list(_in_time(failing(), 20))
-    assert list(_in_time(iter([{"a": 1}, {"a": 2}]), 20)) == [{"a": 1}, {"a": 2}]
+        list(_in_time(failing(), 20.0))
+    assert list(_in_time(iter([{"a": 1}, {"a": 2}]), 20.0)) == [{"a": 1}, {"a": 2}]
