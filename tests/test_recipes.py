@@ -326,8 +326,8 @@ RUNS = {f"runs/{tomllib.loads(recipe.read_text())['run']['name']}": recipe for r
 
 @pytest.mark.parametrize("page", [Path("experiments/README.md"), Path("docs/prompts.md")], ids=str)
 def test_every_command_of_the_page_would_start(page: Path, tmp_path: Path):
-    block = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
-    for line in block.splitlines():
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in "".join(blocks).splitlines():
         program, *words = shlex.split(line.partition("    #")[0])
         assert program in ("raypref", "hf")
         if program == "raypref":
@@ -336,9 +336,8 @@ def test_every_command_of_the_page_would_start(page: Path, tmp_path: Path):
             recipe = Path(target) if target.endswith(".toml") else RUNS[target]
             asked = [word for word in rest if word.partition(".")[0] in QUESTIONS]
             overrides = [word for word in rest if "=" in word and word not in asked]
-            model = (
-                ["model.path=tiny"] if any(word.startswith("model.path=") for word in rest) else []
-            )  # made on the way
+            made = any(word.startswith("model.path=") for word in rest)  # by another command of the page
+            model = ["model.path=tiny"] if made else []
             experiment = load_experiment(recipe, [*overrides, *model, *set_at(recipe, tmp_path)])
             assert experiment.prompts or experiment.data.path
             assert all(word in RUNS for word in rest if word.startswith("runs/"))
