@@ -207,7 +207,7 @@ def test_a_spare_sampler_gives_way_to_the_learner_and_its_job_is_done_by_another
 
 def test_a_wait_says_what_has_no_place(ray_cluster, monkeypatch, caplog):
     monkeypatch.setattr(places, "FIRST_WORD", 0.5)
-    crew = Crew(lambda: spawn(), 1, 1, 2.0, 60.0)
+    crew = Crew(lambda: spawn(), 1, 1, 5.0, 60.0)
     bundle = Bundle("sampler", 1, 1, 1.0, 1.0, labels={"zone": "b"})
 
     def spawn():
@@ -217,8 +217,8 @@ def test_a_wait_says_what_has_no_place(ray_cluster, monkeypatch, caplog):
 
     crew.ask(1)
     line = re.escape("no place for 1 sampler (1 CPU, 1 GPU, on a node with zone = b: no node would do); free: ")
-    with pytest.raises(Silence, match=rf"0 of 1 samplers are ready after 2 s \(cluster.timeout\): {line}"):
-        Pool(crew, 1, 2.0).wait_ready()
+    with pytest.raises(Silence, match=rf"0 of 1 samplers are ready after 5 s \(cluster.timeout\): {line}"):
+        Pool(crew, 1, 5.0).wait_ready()
     assert re.search(rf"waiting for \d s: {line}", caplog.text)
     crew.close()
 
