@@ -99,7 +99,7 @@ TESTS = {
     **dict.fromkeys(("data/preferences.py", "data/set_writer.py"), "tests/data/test_preferences.py"),
     "data/selection.py": "tests/data/test_tables.py",
     "data/parquet_table.py": "tests/data/test_tables.py",
-    "data/pictures.py": "tests/data/test_pictures.py",
+    "data/pictures.py": "tests/data/test_labelled_pictures.py",
     "models/encoder.py": "tests/models/test_encoder.py",
     **dict.fromkeys(("train/encoding.py", "prepare.py"), "tests/test_prepare.py"),
     "collect.py": "tests/test_collect.py",
@@ -422,7 +422,8 @@ MUTANTS = [
     Mutant("cluster/remote_scoring.py", "max_task_retries=-1", "max_task_retries=0"),
     Mutant("cluster/remote_scoring.py", "len(losses) < MAX_LOSSES", "True"),
     Mutant("cluster/remote_scoring.py", "return told", "return []"),
-    Mutant("cluster/learner_group.py", "self.lost = True", "pass"),
+    Mutant("cluster/learner_group.py", "self.lost = True\n            raise", "raise"),
+    Mutant("cluster/learner_group.py", "self.lost = True\n            who", "who"),
     # Ranks of a learner.
     Mutant("cluster/learner_group.py", "return WAITING if", "return AT_WORK if"),
     Mutant("cluster/learner_group.py", "[] if method in OF_THE_FIRST else self.actors[1:]", "self.actors[1:]"),
