@@ -6,11 +6,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, noised
+from raypref.core.regression import Regression
 from raypref.core.regression_losses import diffusion_dpo
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import Loss, Preferences
+from raypref.core.types import Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -37,12 +35,6 @@ class DiffusionDPO(RegressionMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("beta", self.beta, 5000.0)
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "2 B C H W"], reference: Float[Tensor, "2 B C H W"], batch: Regression

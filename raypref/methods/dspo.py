@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, noised
+from raypref.core.regression import Regression
 from raypref.core.regression_losses import implicit_margin, score_matching
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import Loss, Preferences
+from raypref.core.types import Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -46,12 +44,6 @@ class DSPO(RegressionMethod):
         super().__post_init__()
         check_positive("beta", self.beta, 0.001)
         check_positive("margin_scale", self.margin_scale, 0.5)
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "2 B C H W"], reference: Float[Tensor, "2 B C H W"], batch: Regression

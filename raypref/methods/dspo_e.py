@@ -6,11 +6,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, noised
+from raypref.core.regression import Regression
 from raypref.core.regression_losses import score_matching
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import Loss, Preferences
+from raypref.core.types import Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -40,12 +38,6 @@ class DSPOE(RegressionMethod):
         check_positive("beta", self.beta, 0.001)
         if self.beta >= 1:
             raise ValueError(f"beta = {self.beta}: from 1 on, the loss rewards being wrong; use less, such as 0.001.")
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "1 B C H W"], reference: Float[Tensor, "1 B C H W"], batch: Regression

@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, noised
+from raypref.core.regression import Regression
 from raypref.core.regression_losses import implicit_margin, score_matching_without_data
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import Loss, Preferences
+from raypref.core.types import Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -43,16 +41,10 @@ class DSPOSDXL(RegressionMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("beta", self.beta, 5000.0)
+        check_positive("beta", self.beta, type(self).beta)
         check_positive("margin_scale", self.margin_scale, 0.5)
         if self.switch < 0:
             raise ValueError(f"switch = {self.switch}: use 0 (eq. 46 everywhere) or more, such as 0.1.")
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "2 B C H W"], reference: Float[Tensor, "2 B C H W"], batch: Regression

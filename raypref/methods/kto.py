@@ -7,10 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, gain, noised
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import Loss, Preferences
+from raypref.core.regression import Regression, gain
+from raypref.core.types import Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -48,12 +46,6 @@ class KTO(RegressionMethod):
         check_positive("beta", self.beta, 1000.0)
         check_positive("desirable_weight", self.desirable_weight, 1.0)
         check_positive("undesirable_weight", self.undesirable_weight, 1.0)
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "1 B C H W"], reference: Float[Tensor, "1 B C H W"], batch: Regression

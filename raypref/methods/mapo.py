@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, error, noised
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import LOSE, WIN, Loss, Preferences
+from raypref.core.regression import Regression, error
+from raypref.core.types import LOSE, WIN, Loss
 from raypref.methods.regression import RegressionMethod, check_positive
 
 
@@ -44,12 +42,6 @@ class MaPO(RegressionMethod):
         check_positive("beta", self.beta, 0.1)
         check_positive("snr_value", self.snr_value, 0.5)
         check_positive("margin_scale", self.margin_scale, 1000.0)
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "2 B C H W"], reference: Float[Tensor, "2 B C H W"] | None, batch: Regression

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, divergence, regression_drift
+from raypref.core.regression import OwnSamples, Regression, divergence, noised, regression_drift
 from raypref.core.schedule import FlowSchedule, Schedule
 from raypref.core.seeding import Key
 from raypref.core.types import Loss, Preferences
@@ -63,11 +63,12 @@ class RegressionMethod(Method):
         """See `Method.needs_reference`."""
         return not self.reference_free or self.kl_coef > 0
 
-    @abstractmethod
     def supervise(
         self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
     ) -> Regression:
-        """A row for each of the preferences. Time and noise are drawn under `key`; `own` is there if asked for."""
+        """A row for each of the preferences. Time and noise are drawn under `key`, by `noised` unless a method knows
+        better; `own` is there if asked for."""
+        return noised(preferences, schedule, key)
 
     @abstractmethod
     def loss(

@@ -6,10 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.regression import OwnSamples, Regression, error, noised
-from raypref.core.schedule import FlowSchedule, Schedule
-from raypref.core.seeding import Key
-from raypref.core.types import WIN, Loss, Preferences
+from raypref.core.regression import Regression, error
+from raypref.core.types import WIN, Loss
 from raypref.methods.regression import RegressionMethod
 
 
@@ -30,12 +28,6 @@ class SFT(RegressionMethod):
     reads: ClassVar[int] = 1
     desirable_only: ClassVar[bool] = True
     reference_free: ClassVar[bool] = True
-
-    def supervise(
-        self, preferences: Preferences, own: OwnSamples | None, schedule: Schedule | FlowSchedule, key: Key
-    ) -> Regression:
-        """See `noised`."""
-        return noised(preferences, schedule, key)
 
     def loss(
         self, policy: Float[Tensor, "1 B C H W"], reference: Float[Tensor, "1 B C H W"] | None, batch: Regression
