@@ -26,6 +26,31 @@ def trained_parents(method: Method) -> int:
     return 2 * rows - 1 if search.same_start and 0 in search.steps else 2 * rows
 
 
+def sampled_evaluations(experiment: Experiment) -> int:
+    """Evaluations, guided ones for methods on rollouts, that the samplers make for one iteration."""
+    method, sampling = experiment.method, experiment.sampling
+    if isinstance(method, RegressionMethod):
+        a_prompt = own_evaluations(method.own, sampling)
+    else:
+        assert isinstance(method, StepMethod), "there are two kinds"
+        a_prompt = guided_evaluations(method.search, sampling.num_inference_steps)
+    return experiment.run.prompts_per_iteration * a_prompt
+
+
+def trained_evaluations(experiment: Experiment) -> int:
+    """The same of the learner, in one pass over an iteration's rows."""
+    method = experiment.method
+    networks = 2 if method.needs_reference() and not experiment.run.fused_sampling else 1
+    passes = networks + _looks_ahead(experiment)
+    return experiment.run.prompts_per_iteration * trained_parents(method) * passes
+
+
+def _looks_ahead(experiment: Experiment) -> bool:
+    """Whether the policy is asked for every micro-batch of an update before the first is trained on."""
+    optimizer = experiment.optimizer
+    return experiment.method.coupled and optimizer.batch_size > optimizer.micro_batch_size
+
+
 def prompts(experiment: Experiment) -> str:
     """How many prompts are trained on, and how many are not."""
     left_out = f" ({experiment.left_out} left out, which are held out too)" if experiment.left_out else ""
@@ -59,19 +84,15 @@ def _kept(method: Method, rows: int) -> str:
 
 def _work(experiment: Experiment) -> dict[str, str]:
     """What is asked of the network for an iteration."""
-    run, method, sampling = experiment.run, experiment.method, experiment.sampling
-    if isinstance(method, RegressionMethod):
-        sampled, kind = own_evaluations(method.own, sampling), "network"
-    else:
-        assert isinstance(method, StepMethod), "there are two kinds"
-        sampled, kind = guided_evaluations(method.search, sampling.num_inference_steps), "guided network"
+    run, method = experiment.run, experiment.method
+    kind = "network" if isinstance(method, RegressionMethod) else "guided network"
+    sampled, trained = sampled_evaluations(experiment), trained_evaluations(experiment)
     networks = 2 if method.needs_reference() and not run.fused_sampling else 1
     who = "reference and policy" if networks == 2 else "reference" if method.needs_reference() else "policy"
-    trained = run.prompts_per_iteration * trained_parents(method) * networks
+    often = "the policy twice, for the whole batch's mean" if _looks_ahead(experiment) else "once a parent"
     return {
         "rollout tasks an iteration": str(run.prompts_per_iteration // run.chunk_size if sampled else 0),
-        f"{kind} evaluations an iteration": f"{run.prompts_per_iteration * sampled} to sample, {trained} to train "
-        f"({who}, once a parent)",
+        f"{kind} evaluations an iteration": f"{sampled} to sample, {trained} to train ({who}, {often})",
     }
 
 

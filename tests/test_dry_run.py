@@ -7,8 +7,9 @@ import pytest
 
 from raypref.core.search import Guidance, Search
 from raypref.core.search_cost import guided_evaluations
-from raypref.dry_run import dry_run, trained_parents
+from raypref.dry_run import dry_run, trained_evaluations, trained_parents
 from raypref.methods.d3po import D3PO
+from raypref.methods.kto import KTO
 from raypref.methods.rdpo import RDPO
 from raypref.methods.spo import SPO
 from raypref.train.experiment import ClusterConfig
@@ -50,6 +51,16 @@ def test_guided_evaluations_are_counted_as_the_design_says():
     assert trained_parents(SPO()) == 16
     assert trained_parents(D3PO()) == 39
     assert trained_parents(SPO(search=Search(steps=(0, 3, 6, 9, 12), inner_steps=3))) == 25
+
+
+def test_a_method_that_looks_at_its_whole_batch_first_asks_the_policy_twice(random_model: Path):
+    small = small_experiment(random_model)
+    parts = replace(small.optimizer, batch_size=4, micro_batch_size=2)
+    kto = replace(small, method=KTO(), optimizer=parts)
+    rows = small.run.prompts_per_iteration
+    assert trained_evaluations(kto) == 3 * rows  # the reference once
+    assert trained_evaluations(replace(kto, optimizer=replace(parts, micro_batch_size=4))) == 2 * rows
+    assert any("the policy twice" in told for told in dry_run(kto).values())
 
 
 def test_the_places_of_a_learners_ranks_are_told(random_model: Path):
