@@ -49,3 +49,11 @@ def test_samplers_that_score_themselves_are_busy_scoring():
         cluster=ClusterConfig(samplers=2, reward_workers=0), evaluate=EvaluateConfig(every=2, rewards=())
     )
     assert idle_shares(experiment, ROWS) == pytest.approx({"samplers": 0.45, "learner": 0.5})
+
+
+def test_without_evaluations_every_iteration_counts():
+    experiment = toy_experiment(
+        cluster=ClusterConfig(samplers=2, reward_workers=1), evaluate=EvaluateConfig(every=0, rewards=())
+    )
+    found = idle_shares(experiment, ROWS)
+    assert found == pytest.approx({"samplers": 1 - 29 / 180, "reward workers": 1 - 11 / 90, "learner": 1 - 19 / 90})

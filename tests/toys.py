@@ -42,8 +42,8 @@ def sd_schedule(**changes: object) -> Schedule:
 class ToyDenoiser(Denoiser):
     """out = tanh(x M + t / 1000 + letter of the prompt) + adapter(x), with adapter(x) = (x gain) / 2 + bias.
 
-    It counts what it evaluates: `guided` is the number of latents given to `predict`, `backward` of those that a
-    gradient went back through.
+    It counts what it evaluates: `guided` is the number of latents given to `predict`, `graphed` of those whose graph was
+    kept, `backward` of those that a gradient went back through.
     """
 
     latent_shape = (2, 2, 2)
@@ -56,7 +56,7 @@ class ToyDenoiser(Denoiser):
         self.bias = torch.nn.Parameter(torch.zeros(size))
         self.parameters = FlatParameters({"gain": self.gain, "bias": self.bias})
         self.adapted = True
-        self.guided = self.backward = 0
+        self.guided = self.graphed = self.backward = 0
         self.batches: list[int] = []
 
     def predict(
@@ -71,6 +71,7 @@ class ToyDenoiser(Denoiser):
         if self.adapted:
             out = out + 0.5 * flat @ self.gain + self.bias
         if out.requires_grad:
+            self.graphed += len(x_t)
             out.register_hook(self._count)
         return out.reshape(x_t.shape)
 

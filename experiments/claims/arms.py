@@ -1,13 +1,17 @@
 """The runs behind docs/claims.md: an arm is a method with its published loss; `reading.json` says what differs."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
+from raypref.checks import check_rules
 from raypref.config import load_experiment
+from raypref.dry_run import sampled_evaluations, trained_evaluations
 from raypref.train.experiment import Experiment
 
 SEEDS = (0, 1, 2, 3, 4)
 FOLDER = Path(__file__).parent
+RUNS = Path("runs/claims")
 
 # Twenty rows an iteration for all: five steps of four prompts, ten of two, or of four trajectories of one.
 TREE = ("method.search.steps=[0,2,4,6,7]",)  # step 8 of 10 has seventy times the weight of the others in the KL
@@ -22,13 +26,25 @@ class Arm:
     name: str
     overrides: tuple[str, ...]
     iterations: int = 10
+    offline: bool = False
+    """Whether it learns from pairs that the pretrained model has drawn."""
 
     def experiment(self, seed: int) -> Experiment:
         """Its run under a seed."""
-        return load_experiment(
-            FOLDER / "claims.toml",
-            [f"run.seed={seed}", f"run.iterations={self.iterations}", *self.overrides],
-        )
+        overrides = [f"run.seed={seed}", f"run.iterations={self.iterations}", *self.overrides]
+        if self.offline:
+            overrides.append(f"data.path={pairs_of(seed).resolve()}")
+        return load_experiment(FOLDER / "claims.toml", overrides, check_rules)
+
+
+def pairs_of(seed: int) -> Path:
+    """Where the pairs lie that methods on labelled pictures learn from."""
+    return RUNS / f"pairs-{seed}"
+
+
+def a_iteration(experiment: Experiment) -> int:
+    """Network evaluations, drawing and training."""
+    return sampled_evaluations(experiment) + trained_evaluations(experiment)
 
 
 def _arm(name: str, method: str, *overrides: str, iterations: int = 10) -> Arm:
@@ -67,6 +83,36 @@ ARMS = [
     *[_arm(f"rdpo, lambda = {value:g}", "rdpo", *TREE, f"method.psi_lambda={value}")
       for value in (0.01, 0.1, 1.0, 10.0, 10_000.0)],
 ]  # fmt: skip
+
+PAIRS, BUDGET = 60, 2400
+"""Pairs of a set, and network evaluations: the set's 60 x 2 x 10, and as many to train on it."""
+
+
+def _equal(method: str, *overrides: str, offline: bool = False) -> Arm:
+    """A method until it has spent the budget, a set that somebody else has paid for not counted."""
+    name = f"{method}, equal evaluations"
+    overrides = (f"method.name={method}", "optimizer.learning_rate=1e-3", *overrides)
+    iterations = ceil(BUDGET / a_iteration(Arm(name, overrides, offline=offline).experiment(0)))
+    return Arm(name, (*overrides, f"evaluate.every={ceil(iterations / 6)}"), iterations, offline)
+
+
+TWENTY = ("run.prompts_per_iteration=20", "run.chunk_size=20")
+ONLINE = {
+    "ddpo": (CHAIN[0], "run.prompts_per_iteration=1", "run.chunk_size=1"),
+    "d3po": CHAIN,
+    "d3po_delta": CHAIN,
+    "spo": SPO,
+    "tailorpo": TREE,
+    "tailorpo_g": TREE,
+    "rdpo_star": TREE,
+    "rdpo": TREE,
+}
+OFFLINE = ("diffusion_dpo", "dspo", "dspo_e", "dspo_ref", "dspo_sdxl", "dro", "kto", "mapo", "sft", "spin")
+EQUAL = [
+    *[_equal(method, *overrides) for method, overrides in ONLINE.items()],
+    *[_equal(method, *TWENTY, offline=True) for method in OFFLINE],
+]
+"""All methods with their published losses, at one learning rate: nothing is tuned for any of them."""
 
 BEST_OF_N = _arm(
     *("best of N", "rdpo", "sampling.guidance_scale=3.0", "run.heldout_prompts=../prompts/animals_heldout.txt"),

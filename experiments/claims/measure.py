@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ from typing import Any
 import tomli_w
 import torch
 
-from experiments.claims.arms import ARMS, BEST_OF_N, SEEDS, Arm
+from experiments.claims.arms import ARMS, BEST_OF_N, EQUAL, PAIRS, RUNS, SEEDS, Arm, a_iteration, pairs_of
+from raypref.collect import collect
 from raypref.config import resolved
 from raypref.core.process import Gaussian
 from raypref.core.search import Search
-from raypref.core.search_cost import guided_evaluations
 from raypref.core.seeding import Key
 from raypref.core.types import Rollout
 from raypref.evaluate.best_of_n import BestOfN
 from raypref.evaluate.heldout import evaluate
 from raypref.evaluate.question import Contender
-from raypref.methods.base import StepMethod
+from raypref.prepare import prepare
 from raypref.studio import Policy, RuntimeStudio
 from raypref.train.attendance import Attendance
 from raypref.train.checkpoint import TrainState
@@ -40,8 +41,6 @@ from raypref.train.loop import Observer, train
 from raypref.train.rollout import Scores, Walk, explore
 from raypref.train.runtime import LocalRuntime
 from raypref.train.scorer import Judgement
-
-RUNS = Path("runs/claims")
 
 
 class Probe:
@@ -96,14 +95,8 @@ class Curves(Observer):
         """One process."""
 
     def updated(self, iteration: int, report: UpdateReport, pairs: int, seconds: float) -> None:
-        method, sampling = self.experiment.method, self.experiment.sampling
-        assert isinstance(method, StepMethod), "the claims are about rollouts"
-        sampled = guided_evaluations(method.search, sampling.num_inference_steps)
-        # Of each row the policy's forwards, one a parent, and the reference's: DDPO needs none.
-        parents = 1 if method.search.shares_parent() or method.arms == 1 else 2
-        forwards = parents * method.arms
-        self._evaluations += self.experiment.run.prompts_per_iteration * sampled + forwards * report.pairs
-        self._samples += report.pairs * method.arms / 2
+        self._evaluations += a_iteration(self.experiment)
+        self._samples += report.pairs * self.experiment.method.arms / 2
         kept = (
             *("loss", "accuracy", "rho_win", "rho_lose", "rho_win_excess", "rho_lose_excess", "kl"),
             *("zero_gradient", "grad_norm", "reward"),
@@ -150,6 +143,8 @@ def measure(arm: Arm, seed: int) -> float:
     torch.set_num_threads(1)
     started = time.perf_counter()
     experiment, config = arm.experiment(seed), config_of(arm, seed)  # before: files may change in the meantime
+    if arm.offline:
+        experiment = replace(experiment, data=replace(experiment.data, path=str(prepare(experiment, print).folder)))
     runtime = LocalRuntime(experiment)
     curves = Curves(experiment, Probe(runtime.learner))
     train(experiment, runtime, curves)
@@ -160,6 +155,12 @@ def measure(arm: Arm, seed: int) -> float:
     unfinished.write_text(json.dumps(result))
     os.replace(unfinished, path_of(arm, seed))
     return seconds
+
+
+def draw_pairs(arm: Arm, seed: int) -> None:
+    """What an offline arm learns from: drawn by the pretrained model, chosen between by the reward."""
+    if not pairs_of(seed).exists():
+        collect(arm.experiment(seed), pairs_of(seed), PAIRS, lambda done: None)
 
 
 def best_of_n_table(steps: tuple[int, ...]) -> float:
@@ -186,18 +187,22 @@ BEST_OF_N_STEPS: tuple[tuple[int, ...], ...] = ((), (0, 2, 4, 6, 7))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", choices=("papers", "equal"), help="the papers' arms, or all methods at equal price")
     args = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
+    arms = {"papers": ARMS, "equal": EQUAL}.get(args.only, [*ARMS, *EQUAL])
     started = time.perf_counter()
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        if any(arm.offline for arm in arms):
+            list(pool.map(draw_pairs, repeat(EQUAL[-1]), SEEDS))
         jobs = {
             pool.submit(best_of_n_table, steps): f"best of N at {len(steps) or 'all'} steps"
             for steps in BEST_OF_N_STEPS
-            if not best_of_n_path(steps).exists()
+            if args.only != "equal" and not best_of_n_path(steps).exists()
         } | {
             pool.submit(measure, arm, seed): f"{arm.name}, seed {seed}"
             for seed in SEEDS
-            for arm in ARMS
+            for arm in arms
             if not is_done(arm, seed)
         }
         print(f"{len(jobs)} jobs, {args.processes} at a time", flush=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from experiments.claims.arms import ARMS, LONG, SEEDS
-from experiments.claims.measure import BEST_OF_N_STEPS, RUNS, best_of_n_path
+from experiments.claims.arms import ARMS, LONG, RUNS, SEEDS
+from experiments.claims.measure import BEST_OF_N_STEPS, best_of_n_path
 from experiments.claims.statistics import (
     Mean,
     Results,

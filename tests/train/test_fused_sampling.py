@@ -71,6 +71,13 @@ def test_a_trajectory_costs_no_forward_for_the_policy_s_training(
     assert sampler.denoiser.backward == 2 * backward
 
 
+@pytest.mark.parametrize(("fused", "graphs"), [(True, 10), (False, 0)])
+def test_sampling_keeps_the_graphs_of_trained_parents_where_they_are_trained_on_and_no_other(fused: bool, graphs: int):
+    _, sampler, _ = roles(RDPO(), fused)
+    assert isinstance(sampler.denoiser, ToyDenoiser)
+    assert sampler.denoiser.graphed == graphs
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_what_is_sampled_and_learned_is_what_two_networks_do(name: str):
     fused, apart = (roles(METHODS[name], fused) for fused in (True, False))
