@@ -1,6 +1,6 @@
 """The runs behind docs/claims.md: an arm is a method with its published loss; `reading.json` says what differs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -91,9 +91,9 @@ PAIRS, BUDGET = 60, 2400
 def _equal(method: str, *overrides: str, offline: bool = False) -> Arm:
     """A method until it has spent the budget, a set that somebody else has paid for not counted."""
     name = f"{method}, equal evaluations"
-    overrides = (f"method.name={method}", "optimizer.learning_rate=1e-3", *overrides)
+    overrides = (f"method.name={method}", *overrides)
     iterations = ceil(BUDGET / a_iteration(Arm(name, overrides, offline=offline).experiment(0)))
-    return Arm(name, (*overrides, f"evaluate.every={ceil(iterations / 6)}"), iterations, offline)
+    return Arm(name, (*overrides, f"evaluate.every={ceil(iterations / 4)}"), iterations, offline)
 
 
 TWENTY = ("run.prompts_per_iteration=20", "run.chunk_size=20")
@@ -108,12 +108,15 @@ ONLINE = {
     "rdpo": TREE,
 }
 OFFLINE = ("diffusion_dpo", "dspo", "dspo_e", "dspo_ref", "dspo_sdxl", "dro", "kto", "mapo", "sft", "spin")
+# All methods with their published losses, at the learning rate of claims.toml: nothing is tuned for any of them.
 EQUAL = [
     *[_equal(method, *overrides) for method, overrides in ONLINE.items()],
     *[_equal(method, *TWENTY, offline=True) for method in OFFLINE],
 ]
-"""All methods with their published losses, at one learning rate: nothing is tuned for any of them."""
-
+DSPO = next(arm for arm in EQUAL if arm.name.startswith("dspo,"))
+SFT_AS_DSPO = replace(DSPO, name="sft, as long as dspo", overrides=("method.name=sft", *DSPO.overrides[1:]))
+"""The identical schedule."""
+EQUAL.append(SFT_AS_DSPO)
 BEST_OF_N = _arm(
     *("best of N", "rdpo", "sampling.guidance_scale=3.0", "run.heldout_prompts=../prompts/animals_heldout.txt"),
     *("run.prompts_per_iteration=8", "run.chunk_size=8"),

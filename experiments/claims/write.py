@@ -1,11 +1,12 @@
 """Writes docs/claims.md from what `measure` left: `python -m experiments.claims.write`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from experiments.claims.arms import ARMS, LONG, RUNS, SEEDS
+from experiments.claims.arms import ARMS, EQUAL, LONG, RUNS, SEEDS
+from experiments.claims.equal import section as all_methods
 from experiments.claims.measure import BEST_OF_N_STEPS, best_of_n_path
 from experiments.claims.statistics import (
     Mean,
@@ -19,6 +20,7 @@ from experiments.claims.statistics import (
     reward_at,
     spent,
 )
+from experiments.claims.tables import table
 from raypref.evaluate.table import Table
 
 END = 10
@@ -44,12 +46,6 @@ LAMBDAS = {
     100: "rdpo",
     10_000: "rdpo, lambda = 10000",
 }
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines: list[Sequence[object]] = [head, ["---" for _ in head], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def gain_at(axis: str, budget: float) -> Callable[[Run], float]:
@@ -290,10 +286,10 @@ def two(results: Results, first: str, second: str, claim: str) -> str:
     )
 
 
-def page(results: Results) -> str:
-    seconds = sum(run["seconds"] for runs in results.values() for run in runs.values())
-    sections = {
-        "Table 1: the order of the methods": table_1(results),
+def of_the_papers(results: Results) -> dict[str, str]:
+    """Title -> tables."""
+    return {
+        "Table 1: the order of the methods": table_1(results) + cost(results),
         "Table 3: Psi on top of other methods": table_3(results),
         "Table 4: step-wise best-of-N": table_4(),
         "Fig. 1 and 3b: the loser's log-ratio": losers(results),
@@ -302,15 +298,39 @@ def page(results: Results) -> str:
         "DDPM instead of DDIM": two(results, "rdpo, DDPM", "rdpo", "DDPM above DDIM"),
         "The gain across different parents": two(results, "d3po_delta", "d3po", "gain labels above final labels"),
     }
-    notes = json.loads((Path(__file__).parent / "reading.json").read_text())
-    body = "".join(f"\n## {title}\n\n{notes[title]}\n\n{content}" for title, content in sections.items())
+
+
+def of_all_methods(results: Results) -> dict[str, str]:
+    """Title -> table and chart."""
+    return {"All methods at equal network evaluations": all_methods(results)}
+
+
+def cost(results: Results) -> str:
+    seconds = sum(run["seconds"] for arm in ARMS for run in results[arm.name].values())
     return (
-        f"{notes['head']}\n\n## In short\n\n{notes['in short']}\n\n"
-        f"{len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of runs on one CPU core each. Made by "
-        f"`make claims` from `experiments/claims/`; do not edit.\n{body}"
+        f"\nBehind this section and the next ones: {len(ARMS)} arms, {len(SEEDS)} seeds, {seconds / 3600:.1f} hours of "
+        "runs on one CPU core each.\n"
     )
 
 
+def page(results: Results, before: str) -> str:
+    """The page; of sections whose runs are not all there, what it said `before`."""
+    notes = json.loads((Path(__file__).parent / "reading.json").read_text())
+    bodies = dict(_section(text) for text in before.split("\n## ")[1:])
+    for arms, sections in ((ARMS, of_the_papers), (EQUAL, of_all_methods)):
+        if all(len(results.get(arm.name, {})) == len(SEEDS) for arm in arms):
+            bodies |= {title: f"{notes[title]}\n\n{content}" for title, content in sections(results).items()}
+    bodies["In short"] = notes["in short"]
+    head = f"{notes['head']}\n\nMade by `make claims` from `experiments/claims/`; do not edit.\n"
+    return head + "".join(f"\n## {title}\n\n{body.strip()}\n" for title, body in bodies.items())
+
+
+def _section(text: str) -> tuple[str, str]:
+    title, _, body = text.partition("\n")
+    return title, body
+
+
 if __name__ == "__main__":
-    Path("docs/claims.md").write_text(page(read(RUNS)))
-    print("docs/claims.md")
+    target = Path("docs/claims.md")
+    target.write_text(page(read(RUNS), target.read_text()))
+    print(target)
