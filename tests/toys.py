@@ -42,8 +42,8 @@ def sd_schedule(**changes: object) -> Schedule:
 class ToyDenoiser(Denoiser):
     """out = tanh(x M + t / 1000 + letter of the prompt) + adapter(x), with adapter(x) = (x gain) / 2 + bias.
 
-    It counts what it evaluates: `guided` is the number of latents given to `predict`, `graphed` of those whose graph was
-    kept, `backward` of those that a gradient went back through.
+    It counts what it evaluates: `guided` is the number of latents given to `predict`, `graphed` of those whose graph
+    was kept, `backward` of those that a gradient went back through.
     """
 
     latent_shape = (2, 2, 2)

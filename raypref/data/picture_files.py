@@ -1,17 +1,13 @@
 """Pictures that users bring for evaluation: a folder of them, or a list of edits."""
 
-import io
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""What is read; Pillow knows more, among them some that run programs."""
+from raypref.data.pictures import FORMATS
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -22,7 +18,7 @@ def list_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FORMATS)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     for file in files:
         check_picture(file)
     return files
@@ -61,19 +57,7 @@ def _edit(line: str, file: Path, number: int) -> tuple[Path, str]:
 def check_picture(file: Path) -> None:
     """Raises ValueError where a file cannot be read as a picture."""
     try:
-        with Image.open(file, formats=tuple(set(FORMATS.values()))) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             picture.verify()
     except Exception as problem:  # Pillow's decoders raise errors of every kind over damaged files
         raise ValueError(f"{file}: not readable as a picture ({type(problem).__name__})") from None
-
-
-def read_square(content: bytes, side: int = 0) -> Float[Tensor, "3 side side"]:
-    """The middle square of a picture in [0, 1]; `side` resizes it."""
-    with Image.open(io.BytesIO(content), formats=tuple(set(FORMATS.values()))) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    picture = picture.crop((left, top, left + short, top + short))
-    if side and side != short:
-        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255

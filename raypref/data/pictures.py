@@ -18,8 +18,9 @@ class Unreadable(ValueError):
     """Bytes that are no picture."""
 
 
-def read_picture(content: Picture, side: int) -> Float[Tensor, "3 {side} {side}"]:
-    """A picture in [0, 1]: the shorter side resized to `side` (bilinear, as Diffusion-DPO does), the middle cut out.
+def read_picture(content: Picture, side: int = 0) -> Float[Tensor, "3 S S"]:
+    """The middle square of a picture in [0, 1], its shorter side resized to `side` (bilinear, as Diffusion-DPO does);
+    0 leaves its size.
 
     Raises:
         Unreadable: where it cannot be decoded.
@@ -31,6 +32,7 @@ def read_picture(content: Picture, side: int) -> Float[Tensor, "3 {side} {side}"
             upright = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception as problem:  # Pillow's decoders raise errors of every kind over damaged files
         raise Unreadable(f"is not readable ({type(problem).__name__})") from None
+    side = side or min(upright.size)
     scale = side / min(upright.size)
     width, height = (max(side, round(scale * length)) for length in upright.size)
     resized = upright.resize((width, height), Image.Resampling.BILINEAR)

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from raypref.data.picture_files import list_edits, read_square
+from raypref.data.picture_files import list_edits
+from raypref.data.pictures import read_picture
 from raypref.evaluate.duel import COLUMNS, MEANING, duel
 from raypref.evaluate.question import Album, Question, Scene, Studio, missing
 from raypref.evaluate.table import Row, Table
@@ -91,7 +92,7 @@ def _png(image: UInt8[Tensor, "height width 3"]) -> bytes:
 
 def _kept(album: Album, sources: tuple[bytes, ...]) -> Float[Tensor, "P n"]:
     side = album.images.shape[2]
-    originals = torch.stack([read_square(source, side) for source in sources]).permute(0, 2, 3, 1)
+    originals = torch.stack([read_picture(source, side) for source in sources]).permute(0, 2, 3, 1)
     return torch.stack(
         [-(pictures.float() / 255 - original).abs().mean((1, 2, 3)) for pictures, original in
          zip(album.images, originals, strict=True)]

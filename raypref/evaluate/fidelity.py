@@ -12,7 +12,8 @@ from torch import Tensor
 
 from raypref import rewards
 from raypref.core.seeding import Key
-from raypref.data.picture_files import list_pictures, read_square
+from raypref.data.picture_files import list_pictures
+from raypref.data.pictures import read_picture
 from raypref.evaluate.bootstrap import by_prompt, measured
 from raypref.evaluate.mmd import discrepancy, discrepancy_of_same_prompts, median_distance
 from raypref.evaluate.question import Album, Contender, Question, Scene, Studio
@@ -141,7 +142,7 @@ def _features(tower: Featured, images: UInt8[Tensor, "P n height width 3"]) -> F
 
 def _features_of_files(tower: Featured, files: Iterable[Path]) -> Float[Tensor, "Q 1 F"]:
     """Each alone, for they may differ in size."""
-    return torch.stack([_of_length_1(tower, read_square(file.read_bytes())[None]) for file in files])
+    return torch.stack([_of_length_1(tower, read_picture(file.read_bytes())[None]) for file in files])
 
 
 @torch.no_grad()

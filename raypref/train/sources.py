@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raypref.data.picture_files import read_square
+from raypref.data.pictures import read_picture
 from raypref.models.base import Encoder
 
 
@@ -21,4 +21,4 @@ class Sources:
         """Latents of pictures' files, each encoded alone, so that bits never depend on company."""
         self._encoder = self._encoder or self._load()
         side = self._encoder.side
-        return torch.cat([self._encoder.encode(read_square(picture, side)[None]) for picture in pictures])
+        return torch.cat([self._encoder.encode(read_picture(picture, side)[None]) for picture in pictures])

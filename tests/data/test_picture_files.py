@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raypref.data.picture_files import list_edits, list_pictures, read_square
+from raypref.data.picture_files import list_edits, list_pictures
+from raypref.data.pictures import read_picture
 
 
 def png(width, height):
@@ -22,9 +23,11 @@ def png(width, height):
 
 def test_the_middle_square_is_taken_and_resized():
     green = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
-    assert torch.equal(read_square(png(30, 10)), green.expand(3, 10, 10))
-    assert torch.equal(read_square(png(30, 10), 4), green.expand(3, 4, 4))
-    assert read_square(png(5, 9)).shape == (3, 5, 5)
+    assert torch.equal(read_picture(png(30, 10)), green.expand(3, 10, 10))
+    small = read_picture(png(30, 10), 4)
+    assert small.shape == (3, 4, 4)
+    assert torch.equal(small[:, :, 1:3], green.expand(3, 4, 2))  # the rims have seen what was cut off
+    assert read_picture(png(5, 9)).shape == (3, 5, 5)
 
 
 def test_edits_are_pictures_and_prompts_with_paths_beside_the_file(tmp_path):
