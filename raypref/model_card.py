@@ -125,7 +125,9 @@ def _training(experiment: Experiment, pairs: int) -> str:
     rows["reward"] = ", ".join((experiment.reward.name, *experiment.reward.also))
     rows["prompts"] = "those of labelled pictures" if experiment.data.path else str(len(experiment.prompts))
     rows["iterations"] = f"{experiment.run.iterations}, {pairs} {experiment.method.row_name()} in all"
-    rows["learning rate"] = f"{experiment.optimizer.learning_rate:g}, {experiment.optimizer.lr_scheduler}"
+    warmup = experiment.optimizer.lr_warmup_iterations
+    after = f", after a warm-up of {warmup} iterations" if warmup else ""
+    rows["learning rate"] = f"{experiment.optimizer.learning_rate:g}, {experiment.optimizer.lr_scheduler}{after}"
     if model.train == "lora":
         targets = ", ".join(model.lora_target_modules)
         rows["adapter"] = f"rank {model.lora_rank}, alpha {model.lora_alpha}, on {targets}"

@@ -203,17 +203,20 @@ def test_every_row_of_dspo_and_dro_has_its_recipe():
     assert set(Path("experiments").glob("d*o/table*/*.toml")) == set(OTHER_RECIPES)
 
 
-LIKE_DPO = {"optimizer.batch_size": 2048, "optimizer.learning_rate": 2.048e-5, "data.prompt_dropout": 0.2}
-DSPO = LIKE_DPO | {"method.beta": 0.001, "run.iterations": 2000}
+LIKE_DPO = {"optimizer.batch_size": 2048, "optimizer.learning_rate": 2.048e-5, "data.prompt_dropout": 0.2} | {
+    "optimizer.adam_weight_decay": 0.01
+}
+DSPO = LIKE_DPO | {"method.beta": 0.001, "run.iterations": 2000, "optimizer.lr_warmup_iterations": 500}
 DPO = LIKE_DPO | {"method.beta": 5000.0, "run.iterations": 2000}
+UP_500, UP_200 = ({"optimizer.lr_warmup_iterations": count} for count in (500, 200))
 FULL, LORA = {"model.train": "full"}, {"model.train": "lora", "model.lora_alpha": 4, "model.lora_rank": 4}
 OTHERS_PUBLISHED = {
     "dspo/table1/sd15_dspo": DSPO | FULL | {"method.margin_scale": 0.5, "method.detach_sigmoid": False},
     "dspo/table1/sd15_sft": FULL | {key: value for key, value in DSPO.items() if key != "method.beta"},
-    "dspo/table1/sd15_diffusion_dpo": DPO | FULL,
+    "dspo/table1/sd15_diffusion_dpo": DPO | FULL | UP_500,
     "dspo/table1/sd15_kto": FULL | {"method.beta": 1000.0, "optimizer.learning_rate": 1e-7, "optimizer.batch_size": 32},
-    "dspo/table2/sdxl_dspo_sdxl": LIKE_DPO | FULL | {"method.beta": 5000.0, "method.switch": 0.1},
-    "dspo/table2/sdxl_diffusion_dpo": DPO | FULL,
+    "dspo/table2/sdxl_dspo_sdxl": LIKE_DPO | FULL | UP_200 | {"method.beta": 5000.0, "method.switch": 0.1},
+    "dspo/table2/sdxl_diffusion_dpo": DPO | FULL | UP_200,
     "dspo/table2/sdxl_mapo": {"method.beta": 0.1, "method.snr_value": 0.5, "optimizer.learning_rate": 1e-5}
     | {"model.lora_rank": 8},
     "dspo/table3/sd15_dspo": FULL | {"optimizer.batch_size": 2048, "optimizer.micro_batch_size": 16},
@@ -225,7 +228,7 @@ OTHERS_PUBLISHED = {
     | {"method.margin": 0.001, "optimizer.learning_rate": 1e-4, "optimizer.batch_size": 256, "run.iterations": 1600}
     | {"sampling.num_inference_steps": 20, "data.prompt_dropout": 0.2, "data.labels": [], "run.lag": 1},
     "dro/table1/sd15_spin": {"optimizer.learning_rate": 2e-5, "optimizer.batch_size": 2048, "reference.every": 500}
-    | {"optimizer.lr_scheduler": "linear", "run.iterations": 1500, "reference.update": "hard"},
+    | {"optimizer.lr_scheduler": "linear", "run.iterations": 1500, "reference.update": "hard"} | UP_200,
     "dro/table1/sd15_spo": LORA | {f"method.{key}": value for key, value in PUBLISHED["spo"].items()}
     | {"optimizer.learning_rate": 6e-5, "run.iterations": 1000, "run.prompts_per_iteration": 40},
 }  # fmt: skip

@@ -132,7 +132,9 @@ class OptimizerConfig:
     adam_epsilon: float = 1e-8
     adam_weight_decay: float = 1e-4
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    """constant; or from `learning_rate` at the first iteration down to 0 after the last, on a line or half a cosine."""
+    """constant; or from `learning_rate` after the warm-up down to 0 after the last, on a line or half a cosine."""
+    lr_warmup_iterations: int = 0
+    """Iterations before the learning rate is whole; it rises to there on a line, and no iteration has 0."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "use a positive number, such as 3e-5.")
@@ -140,6 +142,7 @@ class OptimizerConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "use 0 or more, and less than 1.")
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "use a positive number, such as 1e-8.")
         require(self.adam_weight_decay >= 0, "adam_weight_decay", self.adam_weight_decay, "use 0 or more.")
+        require(self.lr_warmup_iterations >= 0, "lr_warmup_iterations", self.lr_warmup_iterations, "use 0 or more.")
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "use a positive number, such as 1.0.")
         for name in ("batch_size", "micro_batch_size", "num_inner_epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more.")
@@ -153,7 +156,10 @@ class OptimizerConfig:
 
     def learning_rate_at(self, iteration: int, iterations: int) -> float:
         """The learning rate of all updates of an iteration, of a run of `iterations`."""
-        progress = iteration / iterations
+        warmup = self.lr_warmup_iterations
+        if iteration < warmup:
+            return self.learning_rate * (iteration + 1) / (warmup + 1)
+        progress = (iteration - warmup) / (iterations - warmup)
         factor = {
             "constant": 1.0,
             "linear": 1 - progress,

@@ -58,7 +58,8 @@ class Reference:
 
     def become(self, flat: Float[Tensor, " n"]) -> None:
         """Takes other values, as of an earlier policy."""
-        self.state = ReferenceState(self.state.version + 1, self.state.updates, flat.to(self._pretrained))
+        here = flat.to(self.denoiser.parameters.flat)  # once, and not whenever the reference is asked
+        self.state = ReferenceState(self.state.version + 1, self.state.updates, here)
 
     def restore(self, state: ReferenceState) -> None:
         """Goes on from a checkpoint."""

@@ -39,10 +39,11 @@ def batch_of(target: Tensor, label: Tensor | None = None) -> Regression:
     )
 
 
-def loss(method: RegressionMethod, policy: list[float], reference: list[float]) -> float:
-    """Of one row, by its arms' outputs."""
+def loss(method: RegressionMethod, policy: list[float], reference: list[float], weight: float = 1.0) -> float:
+    """Of one row, by its arms' outputs, with lambda(t) = `weight`."""
     ours, theirs = (torch.tensor(values).reshape(len(values), 1, 1, 1, 1) for values in (policy, reference))
-    return method.objective(ours, theirs, batch_of(torch.zeros_like(ours))).per_example.item()
+    batch = replace(batch_of(torch.zeros_like(ours)), weight=torch.tensor([weight]), baseline=torch.zeros(1))
+    return method.objective(ours, theirs, batch).per_example.item()
 
 
 @pytest.mark.parametrize("kind", [DiffusionDPO, SPIN])
@@ -91,6 +92,40 @@ def test_the_gradient_of_dspo_points_where_that_of_sft_does():
     single = replace(batch, x_t=batch.x_t[:1], target=target[:1])
     theirs = torch.autograd.grad(SFT().loss(policy[:1], None, single).per_example.sum(), policy)[0]
     assert float(torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0)) > 0.999999
+
+
+def test_the_sigmoid_of_dspo_has_a_gradient_unless_it_is_detached():
+    # beta = 1/2, a doubt of 0.495 and a residual of 0.12475, as above. Detached: 2 * 0.12475 * (1 - 0.2475). Else the
+    # doubt moves by 0.495 * 0.505 * 1/2 of the winner's e, whose slope is 0.2, and the residual by 1/2 * 0.1 of that.
+    for detached, slope in ((True, 0.1877488), (False, 0.1877488 + 2 * 0.12475 * 0.05 * 0.249975 * 0.25 * 0.2)):
+        policy = torch.tensor([0.1, 0.3]).reshape(2, 1, 1, 1, 1).requires_grad_()
+        found = DSPO(beta=0.5, detach_sigmoid=detached).loss(
+            policy, torch.full_like(policy, 0.2), batch_of(torch.zeros(2, 1, 1, 1, 1))
+        )
+        (slopes,) = torch.autograd.grad(found.per_example.sum(), policy)
+        assert slopes[0].item() == pytest.approx(slope, abs=1e-6)
+        assert (slopes[1].item() == 0) is detached
+
+
+@pytest.mark.parametrize(
+    ("method", "policy", "reference", "expected"),
+    [
+        # lambda(t) = 2 inside: ln(1 + e^-4); sigmoid(-2 * 1000 * 3e-4); 0.001 - 2 * (-1e-4)
+        (DiffusionDPO(), [0.01, 0.03], [0.02, 0.02], 0.018150),
+        (SPIN(), [0.01, 0.03], [0.02, 0.02], 0.018150),
+        (KTO(), [0.01], [0.02], 0.354344),
+        (DRO(), [0.01, 0.02], [0.02, 0.03], 0.001 + 2 * 2e-4),
+        # outside: twice the squared error
+        (SFT(), [0.3], [0.7], 0.18),
+        (DSPO(beta=0.5), [0.1, 0.3], [0.2, 0.2], 2 * 0.12475**2),
+        (DSPOE(), [0.1], [0.2], 2 * 0.1001**2),
+        (DSPORef(), [0.1, 0.3], [0.2, 0.2], 2 * 0.24999),
+        (DSPOSDXL(beta=100.0), [0.1, 0.3], [0.2, 0.2], 2 * 3.235037e-4),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_where_the_weight_of_the_time_stands(method, policy, reference, expected):
+    assert loss(method, policy, reference, weight=2.0) == pytest.approx(expected, abs=2e-6)
 
 
 def test_dspo_e():

@@ -565,3 +565,11 @@ def test_the_learning_rate_falls_over_the_run(scheduler, expected):
     seen, runtime = toy_run(toy_experiment(optimizer=optimizer))
     assert [report.metrics["learning_rate"] for report in seen.reports] == pytest.approx(expected)
     assert runtime.learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected[-1])
+
+
+def test_the_learning_rate_rises_first():
+    optimizer = OptimizerConfig(learning_rate=1e-3, lr_warmup_iterations=3, lr_scheduler="linear")
+    rates = [optimizer.learning_rate_at(iteration, 7) for iteration in range(7)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    with pytest.raises(ValueError, match="lr_warmup_iterations"):
+        OptimizerConfig(lr_warmup_iterations=-1)

@@ -212,3 +212,12 @@ def test_an_output_of_an_older_reference_is_refused():
         learner.loss(cached)
     assert not torch.equal(learner._with_reference(cached).reference_out, cached.reference_out)
     learner.loss(replace(cached, reference_out=None))
+
+
+def test_the_values_of_another_policy_are_kept_where_the_network_is():
+    denoiser = ToyDenoiser()
+    denoiser.parameters.flat = denoiser.parameters.flat.to("meta")  # the device of a network elsewhere
+    reference = Reference(denoiser, ReferenceConfig())
+    reference.become(torch.zeros(denoiser.parameters.flat.numel()))
+    assert reference.state.flat is not None
+    assert reference.state.flat.device.type == "meta"
