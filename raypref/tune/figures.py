@@ -18,7 +18,7 @@ from raypref.tune.study import Study
 def draw_curves(study: Study, trials: Sequence[Trial]) -> Figure:
     drawing = Figure(figsize=(10, 3.6), layout="constrained")
     axes = drawing.subplots()
-    for trial, colour in zip(trials, _colours(study, trials), strict=True):
+    for trial, colour in _coloured(study, trials):
         estimates = [evaluation.rewards[study.metric] for evaluation in trial.evaluations]
         at = [evaluation.iteration for evaluation in trial.evaluations]
         axes.plot(at, [each.mean for each in estimates], color=colour, marker=".", label=_label(study, trial))
@@ -31,7 +31,7 @@ def draw_curves(study: Study, trials: Sequence[Trial]) -> Figure:
 def draw_tradeoffs(study: Study, trials: Sequence[Trial]) -> Figure:
     drawing = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = drawing.subplots(1, 2, sharey=True)
-    for trial, colour in zip(trials, _colours(study, trials), strict=True):
+    for trial, colour in _coloured(study, trials):
         rewards = [evaluation.rewards[study.metric].mean for evaluation in trial.evaluations]
         kl = [trial.kl_at(evaluation.iteration) for evaluation in trial.evaluations]
         diversity = [evaluation.diversity for evaluation in trial.evaluations]
@@ -41,6 +41,7 @@ def draw_tradeoffs(study: Study, trials: Sequence[Trial]) -> Figure:
     left.set(xlabel="KL to the reference", ylabel=f"held-out {study.metric}")
     left.set_xscale("symlog", linthresh=_smallest(trials))
     right.set(xlabel="diversity")
+    right.locator_params(axis="x", nbins=4)
     _legend(right, study)
     left.spines[["top", "right"]].set_visible(False)
     return drawing
@@ -89,17 +90,20 @@ def _is_wide(low: float, high: float) -> bool:
     return low > 0 and high / low >= 20
 
 
-def _colours(study: Study, trials: Sequence[Trial]) -> list[tuple[float, float, float, float]]:
-    """A colour a trial, by the first searched setting other than the seed."""
+def _coloured(study: Study, trials: Sequence[Trial]) -> list[tuple[Trial, tuple[float, float, float, float]]]:
+    """Each with its colour, by the first searched setting other than the seed, and in that order."""
     axis = next((axis for axis in study.axes if axis.address != SEED), study.axes[0])
     scale = colormaps["viridis"]
     if not _numeric(axis):
         names = _names(axis, trials)
-        return [scale(names.index(figure(trial.point[axis.address])) / max(1, len(names) - 1)) for trial in trials]
-    values = [float(trial.point[axis.address]) for trial in trials]
-    ends = min(values), max(values)
-    norm = LogNorm(*ends) if _is_wide(*ends) else Normalize(*ends)
-    return [scale(0.95 * float(norm(value)) if math.isfinite(norm(value)) else 0.0) for value in values]
+        ranks = [names.index(figure(trial.point[axis.address])) for trial in trials]
+        ranked = sorted(zip(ranks, range(len(trials)), trials, strict=True))
+        return [(trial, scale(rank / max(1, len(names) - 1))) for rank, _, trial in ranked]
+    ordered = sorted(trials, key=lambda trial: trial.point[axis.address])
+    values = [float(trial.point[axis.address]) for trial in ordered]
+    norm = LogNorm(values[0], values[-1]) if _is_wide(values[0], values[-1]) else Normalize(values[0], values[-1])
+    shades = [0.95 * float(norm(value)) if math.isfinite(norm(value)) else 0.0 for value in values]
+    return [(trial, scale(shade)) for trial, shade in zip(ordered, shades, strict=True)]
 
 
 def _label(study: Study, trial: Trial) -> str:
@@ -108,7 +112,8 @@ def _label(study: Study, trial: Trial) -> str:
 
 
 def _legend(axes: Axes, study: Study) -> None:
-    """One entry a label, under the names of what was searched."""
+    """One entry a label, under the names of what was searched, beside the axes: it would hide curves."""
     found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     names = ", ".join(axis.address for axis in study.axes if axis.address != SEED)
-    legends(axes, handles=list(found.values()), labels=list(found), title=names, title_fontsize=8)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    legends(axes, handles=list(found.values()), labels=list(found), title=names, title_fontsize=8, **beside)
