@@ -12,6 +12,7 @@ import torch
 from raypref import rewards
 from raypref.registry import named_classes
 from raypref.rewards.base import Reward
+from raypref.rewards.blip_scorer import blip_configs
 from raypref.rewards.hpsv2 import cleaned
 from raypref.rewards.pixels import as_pil, clip_pixels, padded_pixels
 from raypref.rewards.prompt_match import fitted
@@ -20,7 +21,7 @@ from tests.rewards.test_published import networks
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's CLIP
 CROPPED = ("aesthetic", "clip", "pickscore", "image_reward", "vp_score", "mps")
-SHAPES = ((40, 56), (61, 45), (20, 45), (24, 24))
+SHAPES = ((40, 56), (56, 40), (61, 45), (20, 45), (24, 24))
 
 
 def bicubic(x: float, a: float) -> float:
@@ -211,6 +212,7 @@ def test_image_reward_reads_35_tokens_of_the_prompt_as_it_is(name, tmp_path):
     [
         ("A  Red\tCAT\n", "a red cat"),
         ("a &amp;amp; b &lt;3", "a & b <3"),
+        ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),  # where a "<" stands, ftfy leaves entities alone
         ("“curly” quotes and it’s", '"curly" quotes and it\'s'),
         ("mojibake: itâ€™s cafÃ©", "mojibake: it's café"),
         ("ﬁsh", "fish"),
@@ -250,3 +252,9 @@ def test_scores_are_the_published_formulas_of_what_is_seen(tmp_path):
         texts = [towers.of_ids(torch.tensor([clip_ids(prompt)]))[0] for prompt in prompts]
         wanted = torch.nn.functional.cosine_similarity(towers.images(pixels), torch.stack(texts))
         torch.testing.assert_close(reward.score(images, prompts), wanted, atol=1e-5, rtol=0)
+
+
+def test_image_reward_s_norms_are_as_gentle_as_blip_s():
+    """transformers' default for pictures is ten times as large, and costs 3e-5 of a score."""
+    vision, text = blip_configs("")
+    assert (vision.layer_norm_eps, text.layer_norm_eps) == (1e-6, 1e-12)
