@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPImageProcessor  # on PIL, where there is no torchvision
 
 from raypref.rewards.pixels import CLIP_MEAN, CLIP_STD, clip_pixels, padded_pixels
 
@@ -23,7 +23,7 @@ def picture(height: int, width: int, low: int = 50, high: int = 205) -> torch.Te
 @pytest.mark.parametrize("shape", [(40, 60), (64, 64), (50, 41), (28, 28), (20, 30)])
 def test_clip_pixels_agree_with_clips_own_processor(shape):
     pixels = picture(*shape)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     theirs = processor(Image.fromarray(pixels.permute(1, 2, 0).numpy()), return_tensors="pt").pixel_values[0]
     gap = (clip_pixels(pixels[None] / 255, 28)[0] - theirs).abs()
     assert float(gap.max()) < GREY_LEVEL
@@ -33,7 +33,7 @@ def test_clip_pixels_agree_with_clips_own_processor(shape):
 def test_saturated_edges_differ_more():
     # PIL clips to 0..255 after each of its two passes, which has no smooth counterpart.
     pixels = picture(40, 60, 0, 255)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     theirs = processor(Image.fromarray(pixels.permute(1, 2, 0).numpy()), return_tensors="pt").pixel_values[0]
     gap = (clip_pixels(pixels[None] / 255, 28)[0] - theirs).abs()
     assert float(gap.max()) < 10 * GREY_LEVEL
