@@ -15,6 +15,7 @@ from raypref.cluster.placement import placement, total
 from raypref.core.process import DensityError, Process, Scheduler
 from raypref.core.schedule import FlowSchedule, Schedule
 from raypref.core.search import Guidance
+from raypref.data.hub import may_be_dataset
 from raypref.methods.base import StepMethod
 from raypref.methods.regression import RegressionMethod
 from raypref.models.base import ModelFamily
@@ -166,8 +167,8 @@ def _check_lora_weights(experiment: Experiment) -> None:
 
 
 def _check_data(path: str) -> None:
-    if path and not Path(path).exists():
-        raise ConfigError(f"data.path = {path!r}: there is no such file or folder")
+    if path and not Path(path).exists() and not may_be_dataset(path):
+        raise ConfigError(f"data.path = {path!r}: there is no such file or folder, and it is no Hub dataset's id")
 
 
 def _check_cluster(experiment: Experiment) -> None:

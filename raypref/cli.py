@@ -223,17 +223,19 @@ def show(config: Config, overrides: Overrides = None) -> None:
 
 @app.command()
 def collect(
-    config: Config,
+    config: Annotated[Path, typer.Argument(help="A TOML file, or a run directory for what it has trained.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the pairs; or one to go on with.")],
     overrides: Overrides = None,
     pairs: Annotated[int, typer.Option(help="How many.")] = 1000,
 ) -> None:
-    """Draw pairs of pictures with the pretrained model and let the reward choose: a preference set, as Parquet."""
+    """Draw pairs of pictures with the pretrained model, or a run's policy, and let the reward choose: a preference set,
+    as Parquet. Of a run cluster.*, reward.*, sampling.*, run.prompts and run.seed may change."""
     from raypref.collect import collect as draw
-    from raypref.config import load_experiment
+    from raypref.collect import load
     from raypref.progress import warn
 
-    done = draw(load_experiment(config, overrides or []), folder, pairs, lambda count: warn(f"{count} pairs"))
+    experiment, policy = load(config, overrides or [])
+    done = draw(experiment, folder, pairs, lambda count: warn(f"{count} pairs"), policy)
     typer.echo(f"{done.pairs} pairs, {done.ties} ties, {done.unscored} without a score: {folder.resolve()}")
 
 
@@ -242,7 +244,7 @@ def label(
     path: Annotated[Path, typer.Argument(help="Pairs: a Parquet file, a folder, a tar file; see docs/data.md.")],
     output: Annotated[Path, typer.Argument(help="A .parquet file for the result; or one to go on with.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="key=value: the keys images and caption of [data].")
+        list[str] | None, typer.Argument(help="key=value: the keys split, images and caption of [data].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides which picture of a pair is on the left.")] = 0,
     port: Annotated[int, typer.Option(help="0: a free one.")] = 8001,

@@ -82,16 +82,24 @@ def checked_experiment(
     Raises:
         ConfigError: for anything that would fail later.
     """
-    experiment = build_experiment(tables, folder)
+    experiment = to_train_on(build_experiment(tables, folder))
+    check(experiment)
+    return experiment
+
+
+def to_train_on(experiment: Experiment) -> Experiment:
+    """Without the held-out ones among its training prompts.
+
+    Raises:
+        ConfigError: where none is left.
+    """
     kept = experiment.prompts
     try:
         if kept:
             kept = without_heldout(kept, experiment.heldout_prompts)
     except ValueError as problem:
         raise ConfigError(f"run.prompts = {str(experiment.run.prompts)!r}: {problem}") from None
-    experiment = dataclasses.replace(experiment, prompts=kept, left_out=len(experiment.prompts) - len(kept))
-    check(experiment)
-    return experiment
+    return dataclasses.replace(experiment, prompts=kept, left_out=len(experiment.prompts) - len(kept))
 
 
 def load_changed(path: Path, overrides: Sequence[str]) -> Experiment:

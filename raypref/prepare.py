@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
 def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
     path, config = Path(experiment.data.path), experiment.data
     given = (path / MANIFEST).exists()
-    table = None if given else open_table(path)
+    table = None if given else open_table(path, config.split)
     if table is not None:
         check_columns(table, config)
     claim_threads(experiment)
@@ -154,7 +155,9 @@ def _rows(
     """Encoded here, or by data workers; the bits are the same."""
     large = sum(len(block.rows) for block in todo) >= LARGE
     if experiment.cluster.runtime == "ray" and large and importlib.util.find_spec("pandas"):  # Ray Data needs it
-        yield from encode_on_ray(experiment, todo, manifest.latents(Path()).shape)
+        # Of a dataset of the Hub they shall read what was read here, though it change there.
+        found = replace(experiment, data=replace(experiment.data, path=str(encoder.table.path)))
+        yield from encode_on_ray(found, todo, manifest.latents(Path()).shape)
     else:
         for block in todo:
             yield from encoder.encode(block)

@@ -1,6 +1,7 @@
 """Rollouts and a reward become pairs that can be read back: the better one wins, and a kill costs no finished part."""
 
 import io
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +14,16 @@ from typer.testing import CliRunner
 from raypref import collect as collecting
 from raypref.checks import ConfigError
 from raypref.cli import app
-from raypref.collect import collect, collected, label
+from raypref.collect import collect, collected, label, load
+from raypref.config import load_experiment
 from raypref.core.seeding import Key
 from raypref.data.preference_source import DataConfig
+from raypref.methods.sft import SFT
 from raypref.prepare import prepare
 from raypref.rewards.colorfulness import Colorfulness
+from raypref.run import train
 from raypref.train.chunk import pair_chunks
-from raypref.train.experiment import ClusterConfig, Experiment
+from raypref.train.experiment import ClusterConfig, EvaluateConfig, Experiment
 from tests.conftest import MakeExperiment
 
 
@@ -68,6 +72,56 @@ def test_collecting_goes_on_where_it_stopped_and_gives_the_same(small, tmp_path,
     assert told == [4, 5]
     whole, parts = (parquet.read_table(tmp_path / name) for name in ("whole", "parts"))
     assert parts.equals(whole)
+
+
+def test_more_pairs_of_the_same_settings_extend_a_set(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "GROUP", 2)
+    small = replace(small, run=replace(small.run, prompts_per_iteration=2, chunk_size=2))  # a chunk may be cut short
+    collect(small, tmp_path / "whole", 5, quietly)
+    collect(small, tmp_path / "grown", 3, quietly)
+    told: list[int] = []
+    assert collect(small, tmp_path / "grown", 5, told.append).pairs == 5
+    assert told == [4, 5]
+    whole, grown = (parquet.read_table(tmp_path / name) for name in ("whole", "grown"))
+    assert grown.equals(whole)
+    assert collect(small, tmp_path / "grown", 2, told.append).pairs == 5
+    assert told == [4, 5]
+
+
+def test_a_run_directory_draws_with_what_it_has_trained(toml, tmp_path, undrawn):
+    run = train(load_experiment(toml, ["run.iterations=1"]))
+    base, nobody = load(toml, [])
+    trained, policy = load(run, ["run.seed=0"])
+    assert nobody is None
+    assert policy is not None
+    collect(base, tmp_path / "base", 2, quietly)
+    with pytest.raises(ConfigError, match="pairs of other settings"):
+        collect(trained, tmp_path / "base", 2, quietly, policy)
+    collect(trained, tmp_path / "own", 2, quietly, policy)
+    before, after = (parquet.read_table(tmp_path / name).to_pylist() for name in ("base", "own"))
+    assert [row["caption"] for row in before] == [row["caption"] for row in after]
+    assert all(one["score_0"] != other["score_0"] for one, other in zip(before, after, strict=True))
+    assert {row["model_1"] for row in after} == {"small after 1 iterations"}
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate = .* may change only cluster, reward, sampling"):
+        load(run, ["optimizer.learning_rate=1.0"])
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ConfigError, match="it has no checkpoint to draw with"):
+        load(run, [])
+
+
+def test_of_a_run_too_no_held_out_prompt_is_drawn_for(toml, toy_files, tmp_path):
+    (tmp_path / "heldout.txt").write_text("an owl\na fish\n")
+    (tmp_path / "more.txt").write_text("an owl\na horse\n")
+    run = train(load_experiment(toml, ["run.iterations=1", "run.heldout_prompts=heldout.txt"]))
+    assert load(run, [])[0].prompts == ("a cat", "a dog")
+    assert load(run, [f"run.prompts={tmp_path}/more.txt"])[0].prompts == ("a horse",)
+
+
+def test_only_the_training_reward_is_loaded_and_the_method_has_no_say(small, tmp_path):
+    sampling = replace(small.sampling, eta=0.0)  # of which most methods could learn nothing
+    judged = EvaluateConfig(rewards=("nobody has such weights",))
+    changed = replace(small, method=SFT(), sampling=sampling, evaluate=judged)
+    assert collect(changed, tmp_path / "pairs", 1, quietly).pairs == 1
 
 
 def test_a_folder_keeps_to_its_settings(small, tmp_path):

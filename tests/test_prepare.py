@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from raypref import prepare as preparing
-from raypref.checks import ConfigError
+from raypref.checks import ConfigError, check_experiment
 from raypref.core.seeding import Key
 from raypref.data.open_table import open_table
 from raypref.data.pictures import read_picture
@@ -20,12 +20,14 @@ from raypref.data.preferences import MANIFEST
 from raypref.data.selection import select
 from raypref.data.set_writer import SetWriter
 from raypref.lock import locked
+from raypref.methods.sft import SFT
 from raypref.prepare import prepare
 from raypref.train.encoding import BLOCK, RowEncoder, blocks
-from raypref.train.experiment import Experiment
+from raypref.train.experiment import Experiment, OptimizerConfig
 from raypref.train.stopped import StoppedRun
 from tests.conftest import MakeExperiment
 from tests.data.labelled import PAIRS, write_parquet
+from tests.hub_cache import fill_cache, use_cache
 
 KEY = Key(0)("data")
 
@@ -126,6 +128,29 @@ def test_unreadable_pictures_end_it_or_are_counted(with_data, tmp_path):
     assert found.prompts == ("a cat", "a hen")
     assert sum(found.manifest.skipped.values()) == 2
     assert preparing.describe(found).startswith("2 pairs (1 with a tie, 1 with no label, ")
+
+
+def test_of_duplicate_prompts_the_first_labelled_row_counts_even_where_it_cannot_be_read(with_data, tmp_path):
+    rows = [dict(row) for row in PAIRS]
+    rows[0]["jpg_0"] = b"no picture"  # "a cat", which row 3 is about too
+    write_parquet(tmp_path / "set.parquet", rows)
+    found = prepare(with_data(unreadable="skip", duplicate_prompts="first"), quietly)
+    assert found.prompts == ("a dog", "a hen")  # as docs/data.md says
+    assert sum(found.manifest.skipped.values()) == 1
+
+
+def test_a_dataset_of_the_hub_is_encoded_under_its_own_name(with_data, tmp_path, monkeypatch):
+    files = {"data/train-00000-of-00001.parquet": (tmp_path / "set.parquet").read_bytes()}
+    fill_cache(tmp_path / "hub", {"owner/pictures": files | {"data/test-00000-of-00001.parquet": b"not read"}})
+    use_cache(monkeypatch, tmp_path / "hub")
+    experiment = with_data(path="owner/pictures", split="train")
+    runnable = replace(experiment, method=SFT(), optimizer=OptimizerConfig(batch_size=2, micro_batch_size=2))
+    check_experiment(runnable)
+    found = prepare(experiment, quietly)
+    assert found.prompts == prepare(with_data(), quietly).prompts
+    assert found.folder.name.startswith("pictures-")
+    with pytest.raises(ConfigError, match=r"data\.path = 'owner/none\.parquet': there is no such file"):
+        check_experiment(replace(runnable, data=with_data(path="owner/none.parquet").data))
 
 
 def test_what_the_config_names_wrongly_is_one_error_before_a_model_loads(with_data, make_experiment, monkeypatch):

@@ -12,10 +12,11 @@ from raypref.data.table import Picture, PictureTable
 class FolderTable(PictureTable):
     """A .jsonl file, or a folder with one. Columns with pictures hold the names of files beside it."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises UnusableSet where the lines are no JSON objects."""
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        """`files` are the .jsonl files that may be meant. Raises UnusableSet where it is not clear which is, or its
+        lines are no JSON objects."""
         self.path = path
-        self._lines = the_json_lines(path) if path.is_dir() else path
+        self._lines = the_json_lines(path, files)
         self._rows = list(_objects(self._lines))
         self.columns = tuple(dict.fromkeys(name for row in self._rows for name in row))
 
@@ -60,22 +61,26 @@ def _is_file(place: Path) -> bool:
         return False
 
 
-def the_json_lines(folder: Path) -> Path:
-    """The one .jsonl file of a folder, or metadata.jsonl among several.
+def the_json_lines(path: Path, files: Sequence[Path]) -> Path:
+    """The one .jsonl file, or the metadata.jsonl of the folder itself among several.
 
     Raises:
         UnusableSet: where it is not clear.
     """
-    found = sorted(folder.glob("*.jsonl"))
-    if len(found) == 1:
-        return found[0]
-    if folder / "metadata.jsonl" in found:
-        return folder / "metadata.jsonl"
-    raise UnusableSet(f"{folder} has several .jsonl files; name one of {', '.join(file.name for file in found)}")
+    if len(files) == 1:
+        return files[0]
+    if path / "metadata.jsonl" in files:
+        return path / "metadata.jsonl"
+    names = ", ".join(file.relative_to(path).as_posix() for file in files)
+    raise UnusableSet(f"{path} has several .jsonl files; name one of {names}")
 
 
 def _objects(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UnusableSet(f"{file} is not readable as UTF-8 text: {problem}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -12,20 +12,31 @@ from raypref.data.files import TABLES
 LOG = logging.getLogger("raypref")
 
 SUFFIXES = (".txt", *TABLES)
+PICTURES = (".parquet", ".tar")
+"""Files with pictures inside: what is read of a dataset with labelled pictures."""
+ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})")
 """data/train-00000-of-00007, and what may follow."""
 
 
-def split_files(split: str) -> tuple[str, ...]:
+def may_be_dataset(path: str) -> bool:
+    """Whether what is no path of this disk may be the id of a dataset: owner/name, and no file's name."""
+    return ID.fullmatch(path) is not None and Path(path).suffix not in (*SUFFIXES, *PICTURES)
+
+
+def split_files(split: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
     """Patterns of the files that belong to a split by the Hub's naming: test.jsonl, data/test-00000-of-00001.parquet,
     default/test/0000.parquet."""
     return tuple(
-        f"{folder}{split}{rest}{suffix}" for folder in ("", "*/") for rest in ("", "-*", "/*") for suffix in SUFFIXES
+        f"{folder}{split}{rest}{suffix}" for folder in ("", "*/") for rest in ("", "-*", "/*") for suffix in suffixes
     )
 
 
-def dataset_files(name: str, patterns: tuple[str, ...], revision: str | None, all_of: bool = False) -> list[Path]:
-    """The files of dataset `name` that fit a pattern, in the order of the patterns. Only these are downloaded.
+def dataset_files(
+    name: str, patterns: tuple[str, ...], revision: str | None = None, all_of: bool = False
+) -> tuple[Path, list[Path]]:
+    """The folder of dataset `name` in the Hub's cache, and its files that fit a pattern, in the order of the patterns.
+    Only these are downloaded.
 
     Where the Hub is not to be asked, what is in its cache is used, and the log says so. With `all_of` each pattern that
     is a plain name must be there.
@@ -45,7 +56,7 @@ def dataset_files(name: str, patterns: tuple[str, ...], revision: str | None, al
             f"its copy in the Hub's cache is not whole: it lacks {', '.join(lacking[:3])}{more}; "
             f"run `hf download {name} --repo-type dataset` where there is network"
         )
-    return [folder / file for file in found]
+    return folder, [folder / file for file in found]
 
 
 def _snapshot(name: str, patterns: tuple[str, ...], revision: str | None) -> tuple[Path, set[str]]:

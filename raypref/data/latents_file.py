@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,8 @@ from jaxtyping import Float32
 
 @dataclass(frozen=True)
 class LatentsFile:
-    """float32 [places V A C H W]. Read, not mapped: a file that has become shorter is then an error and no crash."""
+    """float32 [places V A C H W]. Read, not mapped: a file that has become shorter is then an error and no crash. It is
+    opened once for all that is read."""
 
     path: Path
     places: int
@@ -32,9 +34,7 @@ class LatentsFile:
         Raises:
             EOFError: where the file ends before.
         """
-        with self.path.open("rb") as file:
-            self._seek(file, place)
-            content = file.read(self._row_bytes())
+        content = os.pread(self._opened.fileno(), self._row_bytes(), self._offset(place))
         if len(content) < self._row_bytes():
             raise EOFError(f"{self.path} ends before row {place}")
         return np.frombuffer(content, np.float32).reshape(self.shape)
@@ -43,7 +43,7 @@ class LatentsFile:
         """The row at a place; the operating system has it when this returns."""
         assert row.shape == self.shape
         with self.path.open("r+b") as file:
-            self._seek(file, place)
+            file.seek(self._offset(place))
             file.write(row.tobytes())
 
     def sync(self) -> None:
@@ -54,10 +54,19 @@ class LatentsFile:
     def _row_bytes(self) -> int:
         return 4 * int(np.prod(self.shape))
 
-    def _seek(self, file: BinaryIO, place: int) -> None:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        file.seek(place * self._row_bytes(), os.SEEK_CUR)
+    @cached_property
+    def _opened(self) -> BinaryIO:
+        return self.path.open("rb")
+
+    @cached_property
+    def _start(self) -> int:
+        """Where the first row begins."""
+        np.lib.format.read_magic(self._opened)
+        np.lib.format.read_array_header_1_0(self._opened)
+        return self._opened.tell()
+
+    def _offset(self, place: int) -> int:
+        return self._start + place * self._row_bytes()
 
 
 def row_checksum(row: Float32[np.ndarray, "V A C H W"]) -> int:

@@ -1,6 +1,7 @@
 """Parquet with pictures inside, as Pick-a-Pic v2 has them: bytes, or the struct that `datasets` makes of an image."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +15,19 @@ AT_ONCE = 8
 
 
 class ParquetTable(PictureTable):
-    """A file, or a folder with files, read a row group at a time."""
+    """Files with the same columns, read a row group at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises UnusableSet where a file is not readable, or pyarrow is not there."""
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        """Raises UnusableSet where a file is not readable or has other columns, or pyarrow is not there."""
         self.path = path
-        self._files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        self._files = list(files)
         self.columns = tuple(self._opened[0].schema_arrow.names)
+        for file, opened in zip(self._files, self._opened, strict=True):
+            if other := set(self.columns) ^ set(opened.schema_arrow.names):
+                raise UnusableSet(
+                    f"{self._files[0]} and {file} do not have the same columns: only one of them has "
+                    f"{', '.join(sorted(other))}; write both alike, or name one file"
+                )
 
     @cached_property
     def _opened(self) -> list[Any]:
@@ -60,7 +67,11 @@ class ParquetTable(PictureTable):
 
     def values(self, column: str) -> list[Any]:
         """See `PictureTable.values`."""
-        return [value for opened in self._opened for value in opened.read([column])[column].to_pylist()]
+        return [value for file in range(len(self._files)) for value in self._column(file, column)]
+
+    def _column(self, file: int, column: str) -> list[Any]:
+        with self._telling_damage(file):
+            return self._opened[file].read([column])[column].to_pylist()
 
     def pictures(self, columns: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Picture, ...]]:
         """See `PictureTable.pictures`."""
@@ -78,10 +89,15 @@ class ParquetTable(PictureTable):
                 yield tuple(_content(batch.column(name)[index].as_py()) for name in columns)
 
     def _batches(self, file: int, group: int, columns: list[str]) -> Iterator[Any]:
+        with self._telling_damage(file):
+            yield from self._opened[file].iter_batches(AT_ONCE, row_groups=[group], columns=columns)
+
+    @contextmanager
+    def _telling_damage(self, file: int) -> Iterator[None]:
         from pyarrow import ArrowException
 
         try:
-            yield from self._opened[file].iter_batches(AT_ONCE, row_groups=[group], columns=columns)
+            yield
         except (OSError, ArrowException) as problem:
             raise UnusableSet(f"{self._files[file]} is damaged: {problem}") from None
 
@@ -92,4 +108,4 @@ class ParquetTable(PictureTable):
 
 def _content(value: Any) -> Picture:
     """Bytes, or {"bytes": ..., "path": ...} as `datasets` writes them."""
-    return value["bytes"] if isinstance(value, dict) else value
+    return value.get("bytes") if isinstance(value, dict) else value

@@ -10,7 +10,11 @@ class DataConfig:
 
     path: str = ""
     """A Parquet file or a folder of them, a folder of pictures with JSON lines, a tar file or a folder of them in
-    WebDataset's layout, or a folder that `raypref prepare` has made. Empty: the run has no such data."""
+    WebDataset's layout, the id of a Hub dataset of Parquet or tar files, or a folder that `raypref prepare` has made.
+    Empty: the run has no such data."""
+    split: str = ""
+    """Of a folder or a Hub dataset: only the files that are named after this split, such as "train"; "*": all. Empty:
+    all, but the names may not show several splits. Of a folder that `raypref prepare` has made it has no say."""
     images: tuple[str, ...] = ("jpg_0", "jpg_1")
     """Columns with the pictures. Two: pairs. One: single pictures."""
     caption: str = "caption"
@@ -21,7 +25,8 @@ class DataConfig:
     ties: Literal["drop", "keep"] = "drop"
     """keep: a tie is a pair with the label 0.5."""
     duplicate_prompts: Literal["keep", "first"] = "keep"
-    """first: of rows with the same prompt only the first is used."""
+    """first: of rows with the same prompt only the first that has a label is used, whether or not its pictures can be
+    read."""
     unreadable: Literal["stop", "skip"] = "stop"
     """What to do where a picture cannot be read. skip: leave its row out, and count it."""
     random_flip: bool = False

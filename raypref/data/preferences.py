@@ -10,7 +10,7 @@ A set is a folder:
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -150,25 +150,41 @@ class PreparedSet:
         Raises:
             UnusableSet: where the set does not hold what is asked for, or latents are damaged.
         """
-        everything = self.items(arms, desirable_only)
-        drawn = [divmod(number, len(everything)) for number in range(iteration * size, (iteration + 1) * size)]
-        orders = {epoch: key("order", epoch).permutation(len(everything)) for epoch in {epoch for epoch, _ in drawn}}
-        picked = [(epoch, int(everything[orders[epoch][place]])) for epoch, place in drawn]
-        apart = self.arms > arms  # pairs are read as single pictures
-        chosen = [divmod(item, 2) if apart else (item, 0) for _, item in picked]
+        picked = self._picked(iteration, size, key, arms, desirable_only)
+        apart, chosen = self.arms > arms, self._chosen(picked, arms)
         flips = [self.random_flip and bool(key("flip", *address).integer(2)) for address in picked]
         x_0 = [self._latents(row, mirrored) for (row, _), mirrored in zip(chosen, flips, strict=True)]
         arm = [slice(which, which + 1) if apart else slice(None) for _, which in chosen]
         rows = torch.tensor([row for row, _ in chosen])
         label = torch.tensor([float(which == WIN) for _, which in chosen]) if apart else self._labels(rows)
         return Preferences(
-            prompts=tuple(
-                "" if self._drops(key("dropout", *address)) else self.prompts[row]
-                for address, (row, _) in zip(picked, chosen, strict=True)
-            ),
+            prompts=self._prompts_of(picked, key, arms),
             x_0=torch.stack([latents[which] for latents, which in zip(x_0, arm, strict=True)], 1),
             label=label,
             items=torch.tensor([item for _, item in picked]),
+        )
+
+    def batch_prompts(
+        self, iteration: int, size: int, key: Key, arms: int, desirable_only: bool = False
+    ) -> tuple[str, ...]:
+        """The prompts of `batch`. No latents are read."""
+        return self._prompts_of(self._picked(iteration, size, key, arms, desirable_only), key, arms)
+
+    def _picked(self, iteration: int, size: int, key: Key, arms: int, desirable_only: bool) -> list[tuple[int, int]]:
+        """The pass and the item of each row of a batch."""
+        everything = self.items(arms, desirable_only)
+        drawn = [divmod(number, len(everything)) for number in range(iteration * size, (iteration + 1) * size)]
+        orders = {epoch: _order(key("order", epoch), len(everything)) for epoch in {epoch for epoch, _ in drawn}}
+        return [(epoch, int(everything[orders[epoch][place]])) for epoch, place in drawn]
+
+    def _chosen(self, picked: list[tuple[int, int]], arms: int) -> list[tuple[int, int]]:
+        """The row of each item, and the arm where pairs are read as single pictures."""
+        return [divmod(item, 2) if self.arms > arms else (item, 0) for _, item in picked]
+
+    def _prompts_of(self, picked: list[tuple[int, int]], key: Key, arms: int) -> tuple[str, ...]:
+        return tuple(
+            "" if self._drops(key("dropout", *address)) else self.prompts[row]
+            for address, (row, _) in zip(picked, self._chosen(picked, arms), strict=True)
         )
 
     def _drops(self, key: Key) -> bool:
@@ -179,14 +195,23 @@ class PreparedSet:
 
     def _latents(self, row: int, mirrored: bool) -> Float[Tensor, "A C H W"]:
         """One row, proved."""
-        file = self.manifest.latents(self.folder)
         try:
-            latents = file.read(int(self.place[row]))
+            latents = self._file.read(int(self.place[row]))
         except EOFError as problem:
             raise UnusableSet(f"{problem}; delete the folder, and it is made again") from None
         if row_checksum(latents) != int(self.checksum[row]):
-            raise UnusableSet(f"{file.path} is damaged in row {row}; delete the folder, and it is made again")
+            raise UnusableSet(f"{self._file.path} is damaged in row {row}; delete the folder, and it is made again")
         return torch.from_numpy(latents[int(mirrored)].copy())
+
+    @cached_property
+    def _file(self) -> LatentsFile:
+        return self.manifest.latents(self.folder)
+
+
+@lru_cache(maxsize=4)
+def _order(key: Key, count: int) -> Int[Tensor, " count"]:
+    """The order of a pass, which all of its batches ask for."""
+    return key.permutation(count)
 
 
 @lru_cache(maxsize=8)

@@ -1,18 +1,15 @@
 """A source of prompts becomes a list of strings, before anything else of a run starts."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from raypref.core.seeding import Key
 from raypref.data.files import read_file
-from raypref.data.hub import SUFFIXES, dataset_files, split_files
+from raypref.data.hub import dataset_files, may_be_dataset, split_files
 from raypref.data.named import NAMED
 from raypref.data.source import PromptSource
 from raypref.registry import nearest
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_prompts(source: PromptSource, folder: Path) -> tuple[str, ...]:
@@ -42,7 +39,7 @@ def _all_prompts(source: PromptSource, folder: Path) -> tuple[str, ...]:
         return _of_file(source, file)
     if source.path in NAMED:
         return _all_prompts(_meant(source), folder)
-    if HUB_ID.fullmatch(source.path) and Path(source.path).suffix not in SUFFIXES:
+    if may_be_dataset(source.path):
         return _of_dataset(source)
     raise ValueError(
         f"no such file; looked for {' and '.join(map(str, places))}. Nor is it a Hub dataset's id, or a set"
@@ -79,7 +76,7 @@ def _of_dataset(source: PromptSource) -> tuple[str, ...]:
     if not (source.split or source.files):
         raise ValueError(f"which split of the Hub dataset? Write {source.path}:train, say, or name its files")
     patterns = source.files or split_files(source.split)
-    files = dataset_files(source.path, patterns, source.revision, all_of=bool(source.files))
+    _, files = dataset_files(source.path, patterns, source.revision, all_of=bool(source.files))
     if not files:
         wanted = f"fits {', '.join(source.files)}" if source.files else f"is named after split {source.split!r}"
         raise ValueError(f"none of the dataset's files {wanted}; set files to their names, such as data/test-*.parquet")

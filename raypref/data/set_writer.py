@@ -24,6 +24,10 @@ from raypref.data.preferences import (
 )
 
 PLAN, LOG = "plan.json", "log.jsonl"
+SYNCED = "synced"
+"""A line of the log: all rows above it are on the disk."""
+SYNC_EVERY = 1000
+"""Rows from one such line to the next: no more of them are read again where a set is gone on with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class SetWriter:
     """One writer of one folder. `put` and `skip` answer for a place each; `finish` makes the folder a set.
 
     Latents go to their place in a file whose size is known from the start, and after them a line with their checksum
-    into a log: a line without its latents cannot survive, whatever ends the writer.
+    into a log: a line without its latents cannot survive, whatever ends the writer. What a power cut may have taken
+    is read again when the writer goes on.
     """
 
     def __init__(self, folder: Path, manifest: SetManifest) -> None:
@@ -60,9 +65,9 @@ class SetWriter:
         else:
             self.latents.make()
             (folder / PLAN).write_text(planned)
-        self.rows = {row.place: row for row in self._logged() if self._is_good(row)}
+        self.rows = self._found()
         self._rewrite_log()
-        self._log = (folder / LOG).open("a")
+        self._log, self._unsynced = (folder / LOG).open("a"), 0
 
     def put(self, place: int, latents: Float[Tensor, "V A C H W"], prompt: str, label: float) -> None:
         """A row: see `PreparedSet` for the order of arms and the meaning of labels.
@@ -119,8 +124,7 @@ class SetWriter:
     def close(self) -> None:
         """Everything is on the disk afterwards."""
         if not self._log.closed:
-            self.latents.sync()
-            self._log.flush()
+            self._sync()
             os.fsync(self._log.fileno())
             self._log.close()
 
@@ -128,13 +132,30 @@ class SetWriter:
         self._log.write(json.dumps(asdict(row)) + "\n")
         self._log.flush()
         self.rows[row.place] = row
+        self._unsynced += 1
+        if self._unsynced == SYNC_EVERY:
+            self._sync()
 
-    def _logged(self) -> Iterator[LoggedRow]:
-        """The log as far as it can be read: its last line may have been cut off."""
+    def _sync(self) -> None:
+        self.latents.sync()  # before the line that says so
+        self._log.write(json.dumps(SYNCED) + "\n")
+        self._log.flush()
+        self._unsynced = 0
+
+    def _found(self) -> dict[int, LoggedRow]:
+        """What was done before: rows that are known to be on the disk, and of the others those that prove to be."""
+        logged = list(self._logged())
+        known = max((number for number, row in enumerate(logged) if row is None), default=0)
+        good = (row for number, row in enumerate(logged) if row and (number < known or self._is_good(row)))
+        return {row.place: row for row in good}
+
+    def _logged(self) -> Iterator[LoggedRow | None]:
+        """The log as far as it can be read, for its last line may have been cut off; None for SYNCED."""
         log = self.folder / LOG
         for line in log.read_text().splitlines() if log.exists() else ():
             try:
-                yield LoggedRow(**json.loads(line))
+                found = json.loads(line)
+                yield None if found == SYNCED else LoggedRow(**found)
             except (ValueError, TypeError):
                 return
 
@@ -143,8 +164,9 @@ class SetWriter:
         return bool(row.skipped) or row_checksum(self.latents.read(row.place)) == row.checksum
 
     def _rewrite_log(self) -> None:
-        fresh = self.folder / f"{LOG}.new"
-        fresh.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.rows.values()))
+        self.latents.sync()
+        fresh, lines = self.folder / f"{LOG}.new", [asdict(row) for row in self.rows.values()]
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in (*lines, SYNCED)))
         fresh.replace(self.folder / LOG)
 
 

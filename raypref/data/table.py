@@ -31,7 +31,11 @@ class PictureTable(ABC):
 
     @abstractmethod
     def values(self, column: str) -> list[Any]:
-        """A column of all rows; None where a row has nothing. For anything but pictures."""
+        """A column of all rows; None where a row has nothing. For anything but pictures.
+
+        Raises:
+            UnusableSet: where a file cannot be read.
+        """
 
     @abstractmethod
     def pictures(self, columns: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Picture, ...]]:
@@ -41,12 +45,15 @@ class PictureTable(ABC):
     def files(self) -> Iterable[Path]:
         """Everything that is read."""
 
-    def identity(self) -> str:
-        """Names, sizes and times of all files: a file that was touched is another one."""
-        digest = hashlib.blake2b(digest_size=16)
+    def identity(self, times: bool = True) -> str:
+        """Names, sizes and times of all files: a file that was touched is another one. Without times a copy is the
+        same."""
+        digest, folder = hashlib.blake2b(digest_size=16), self.folder()
         for file in self.files():
             found = file.stat()
-            digest.update(f"{file.relative_to(self.folder())}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
+            name = file.relative_to(folder) if file.is_relative_to(folder) else file  # rows may name absolute paths
+            facts = (name, found.st_size, found.st_mtime_ns) if times else (name, found.st_size)
+            digest.update("".join(f"{fact}\0" for fact in facts).encode())
         return digest.hexdigest()
 
     def folder(self) -> Path:

@@ -25,13 +25,13 @@ class Sample:
 
 
 class WebDatasetTable(PictureTable):
-    """A tar file, or a folder with tar files. `00017.jpg_0` is column jpg_0 of row 00017, and every key of `00017.json`
+    """Tar files. `00017.jpg_0` is column jpg_0 of row 00017, and every key of `00017.json`
     is a column. Their headers and texts are read at once, the pictures from where they lie."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
         """Raises UnusableSet where a file is no tar file, or is compressed."""
         self.path = path
-        self._tars = sorted(path.rglob("*.tar")) if path.is_dir() else [path]
+        self._tars = list(files)
         self._samples: list[tuple[Path, Sample]] = []
         self._groups: list[range] = []
         for tar in self._tars:
@@ -48,7 +48,17 @@ class WebDatasetTable(PictureTable):
         return tuple(self._groups)
 
     def values(self, column: str) -> list[Any]:
-        """See `PictureTable.values`."""
+        """See `PictureTable.values`.
+
+        Raises:
+            UnusableSet: where the column is one of members of their own, which are taken for pictures.
+        """
+        apart = next((tar for tar, sample in self._samples if column in sample.members), None)
+        if apart is not None:
+            raise UnusableSet(
+                f"{apart} has {column!r} as files of their own, which are read as pictures; put what is no picture "
+                "into each row's .json, its caption into .txt, or its label into .cls"
+            )
         return [sample.values.get(column) for _, sample in self._samples]
 
     def pictures(self, columns: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Picture, ...]]:

@@ -1,5 +1,6 @@
 """What lies before a person: the next pair, its pictures left and right, and how far they have come."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ class Desk:
         self.captions = [str(caption or "") for caption in table.values(config.caption)]
         self._key, self._turn = Key(seed)("side"), threading.RLock()
         self._pictures = InOrder(table, config.images)
-        about = {"data": table.identity(), "images": list(config.images), "seed": seed}
+        captions = hashlib.blake2b("\0".join(self.captions).encode(), digest_size=16).hexdigest()
+        # Without times: a person's work shall go on with a copy of the set.
+        data = {"files": table.identity(times=False), "captions": captions}
+        about: dict[str, object] = {"data": data, "images": list(config.images), "seed": seed}
         self.answers = Answers(output.with_name(f"{output.name}.answers.jsonl"), about)
 
     def state(self) -> dict[str, Any]:

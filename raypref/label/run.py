@@ -28,7 +28,7 @@ def serve(path: Path, output: Path, settings: Sequence[str], seed: int, port: in
     output.parent.mkdir(parents=True, exist_ok=True)
     with locked(output, "result", "output"):
         try:
-            desk = Desk(open_table(path), config, output, seed)
+            desk = Desk(open_table(path, config.split), config, output, seed)
         except UnusableSet as problem:
             raise ConfigError(str(problem)) from None
         _serve(desk, port, say)

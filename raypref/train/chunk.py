@@ -7,7 +7,7 @@ from itertools import islice
 from raypref.core.seeding import Key
 from raypref.methods.regression import RegressionMethod
 from raypref.train.experiment import Experiment
-from raypref.train.preferences import preferences
+from raypref.train.preferences import preference_prompts
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def rollout_prompts(experiment: Experiment, iteration: int) -> list[str]:
     it needs anything drawn for them."""
     method, count = experiment.method, experiment.run.prompts_per_iteration
     if isinstance(method, RegressionMethod):
-        return [] if method.own == "none" else list(preferences(experiment, method, iteration).prompts)
+        return [] if method.own == "none" else list(preference_prompts(experiment, method, iteration))
     return _shuffled(experiment, range(iteration * count, (iteration + 1) * count))
 
 

@@ -74,7 +74,8 @@ def build_row_encoder(experiment: Experiment) -> RowEncoder:
     """What a data worker needs, from the experiment alone."""
     claim_threads(experiment)
     encoder = model_family(experiment).encoder(experiment.model)
-    return RowEncoder(encoder, open_table(Path(experiment.data.path)), experiment.data)
+    data = experiment.data
+    return RowEncoder(encoder, open_table(Path(data.path), data.split), data)
 
 
 def blocks(table: PictureTable, chosen: Sequence[Chosen], places: Sequence[int]) -> list[Block]:

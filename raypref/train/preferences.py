@@ -1,5 +1,7 @@
 """The labelled pictures of an iteration, for methods that are given some."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,11 +20,32 @@ def preferences(experiment: Experiment, method: RegressionMethod, iteration: int
     Raises:
         StoppedRun: where there is no set, or it does not hold what the method needs.
     """
+    with _naming(experiment.data):
+        return prepared_set(experiment.data).batch(iteration, *_address(experiment, method))
+
+
+def preference_prompts(experiment: Experiment, method: RegressionMethod, iteration: int) -> tuple[str, ...]:
+    """The prompts of `preferences`, for which no latents are read.
+
+    Raises:
+        StoppedRun: where there is no set, or it does not hold what the method needs.
+    """
+    with _naming(experiment.data):
+        return prepared_set(experiment.data).batch_prompts(iteration, *_address(experiment, method))
+
+
+def _address(experiment: Experiment, method: RegressionMethod) -> tuple[int, Key, int, bool]:
     size, key = experiment.run.prompts_per_iteration, Key(experiment.run.seed)("data")
+    return size, key, method.reads, method.desirable_only
+
+
+@contextmanager
+def _naming(config: DataConfig) -> Iterator[None]:
+    """What is wrong with a set is said with the setting that names it."""
     try:
-        return prepared_set(experiment.data).batch(iteration, size, key, method.reads, method.desirable_only)
+        yield
     except UnusableSet as problem:
-        raise StoppedRun(f"data.path = {experiment.data.path!r}: {problem}") from None
+        raise StoppedRun(f"data.path = {config.path!r}: {problem}") from None
 
 
 @lru_cache(maxsize=4)

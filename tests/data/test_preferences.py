@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from raypref.core.seeding import Key
+from raypref.data import set_writer
+from raypref.data.latents_file import LatentsFile
 from raypref.data.preference_source import DataConfig
 from raypref.data.preferences import LATENTS, PreparedSet, SetManifest, UnusableSet
 from raypref.data.set_writer import LOG, SetWriter, write_set
@@ -88,6 +90,25 @@ def test_single_pictures_have_labels_of_their_own(tmp_path):
         singles.batch(0, 2, KEY, arms=2)
 
 
+def test_prompts_of_a_batch_are_known_without_its_latents(tmp_path, pairs):
+    found = PreparedSet.open(tmp_path / "set", DataConfig(prompt_dropout=0.3, random_flip=True))
+    addresses = [(3, 5, KEY, 2), (2, 5, KEY, 1), (1, 4, KEY, 1, True)]
+    batches = [found.batch(*address) for address in addresses]
+    (tmp_path / "set" / LATENTS).unlink()
+    again = PreparedSet.open(tmp_path / "set", DataConfig(prompt_dropout=0.3, random_flip=True))
+    assert [again.batch_prompts(*address) for address in addresses] == [batch.prompts for batch in batches]
+
+
+def test_a_pass_is_ordered_once_and_the_file_opened_once(pairs, monkeypatch):
+    calls: list[int] = []
+    permutation, opened = Key.permutation, Path.open
+    monkeypatch.setattr(Key, "permutation", lambda self, count: (calls.append(count), permutation(self, count))[1])
+    monkeypatch.setattr(Path, "open", lambda self, *a: (calls.append(0), opened(self, *a))[1])
+    for iteration in range(7):  # two passes
+        pairs.batch(iteration, 2, Key(11)("data"), arms=2)
+    assert sorted(calls) == [0, 7, 7]
+
+
 def test_flips_need_mirrored_pictures(tmp_path):
     write_set(tmp_path / "set", PAIRS[:, :1], PROMPTS, LABEL)
     with pytest.raises(UnusableSet, match="random_flip = true"):
@@ -141,6 +162,36 @@ def test_a_begun_set_goes_on_where_it_stopped_and_comes_out_the_same(tmp_path, p
     }
     with pytest.raises(UnusableSet, match="beginnings of another set"):
         SetWriter(_begun(tmp_path / "third", manifest), replace(manifest, places=8))
+
+
+def test_only_rows_that_a_power_cut_may_have_taken_are_read_again(tmp_path, pairs, monkeypatch):
+    manifest, read, proved = SetManifest(7, 2, (3, 4, 4), True), LatentsFile.read, list[int]()
+    monkeypatch.setattr(LatentsFile, "read", lambda self, place: (proved.append(place), read(self, place))[1])
+    monkeypatch.setattr(set_writer, "SYNC_EVERY", 3)
+    begun = SetWriter(tmp_path / "other", manifest)
+    for place in range(5):
+        begun.put(place, PAIRS[place], PROMPTS[place], float(LABEL[place]))
+    again = SetWriter(tmp_path / "other", manifest)  # the first was never closed
+    assert proved == [3, 4]
+    again.put(5, PAIRS[5], PROMPTS[5], float(LABEL[5]))
+    again.close()
+    third = SetWriter(tmp_path / "other", manifest)
+    assert proved == [3, 4]
+    assert third.missing() == [6]
+    third.put(6, PAIRS[6], PROMPTS[6], float(LABEL[6]))
+    assert third.finish().manifest.checksum == pairs.manifest.checksum
+
+
+def test_rows_are_on_the_disk_before_the_log_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(set_writer, "SYNC_EVERY", 2)
+    writer = SetWriter(tmp_path / "set", SetManifest(7, 2, (3, 4, 4), True))
+    log, seen = tmp_path / "set" / LOG, list[int]()
+    monkeypatch.setattr(LatentsFile, "sync", lambda self: seen.append(log.read_text().count(set_writer.SYNCED)))
+    before = log.read_text().count(set_writer.SYNCED)
+    for place in range(4):
+        writer.put(place, PAIRS[place], PROMPTS[place], 1.0)
+    assert seen == [before, before + 1]
+    assert log.read_text().count(set_writer.SYNCED) == before + 2
 
 
 def _begun(folder: Path, manifest: SetManifest) -> Path:

@@ -1,12 +1,15 @@
 """A person's choices, over HTTP: kept at once, taken back, gone on with after a kill, written in the common schema."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from raypref.data.open_table import open_table
 from raypref.data.preference_source import DataConfig
 from raypref.data.preferences import UnusableSet
 from raypref.data.selection import select
+from raypref.label import run as serving
 from raypref.label.desk import Desk
 from raypref.label.run import serve
 from raypref.label.server import LabelServer
@@ -181,6 +185,28 @@ def test_answers_about_another_set_or_seed_are_refused(open_browser, tmp_path, o
     other = write_folder(tmp_path / "other")
     with pytest.raises(UnusableSet, match="another set"):
         Desk(open_table(other), CONFIG, output, 0)
+
+
+def test_a_copy_of_the_set_can_be_gone_on_with_but_none_with_other_captions(open_browser, tmp_path, table, output):
+    open_browser().choose("left")
+    (tmp_path / "copy").mkdir()
+    copy = shutil.copy(table, tmp_path / "copy")
+    os.utime(copy, ns=(1, 1))
+    assert Desk(open_table(Path(copy)), CONFIG, output, 0).row() == 1
+    other = replace(CONFIG, caption="has_label")  # as if other prompts had been written into a file of the same size
+    with pytest.raises(UnusableSet, match="another set"):
+        Desk(open_table(Path(copy)), other, output, 0)
+
+
+def test_a_split_can_be_named(tmp_path, monkeypatch):
+    for count, split in enumerate(("train", "test"), start=1):
+        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", PAIRS[:count])
+    told: list[str] = []
+    monkeypatch.setattr(serving, "_until_ended", lambda server: None)
+    serve(tmp_path, tmp_path / "out" / "out.parquet", ["split=test"], 0, 0, told.append)
+    assert told[0].startswith("0 of 2 pairs")
+    with pytest.raises(ConfigError, match="the splits test, train"):
+        serve(tmp_path, tmp_path / "out" / "out.parquet", [], 0, 0, told.append)
 
 
 def test_a_broken_picture_is_told_and_can_be_passed_over(tmp_path, output):

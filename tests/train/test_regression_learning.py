@@ -11,6 +11,7 @@ from raypref import methods
 from raypref.core.regression import OwnSamples, Regression
 from raypref.core.weights import WeightsError
 from raypref.data.preference_source import DataConfig
+from raypref.data.preferences import PreparedSet
 from raypref.methods.diffusion_dpo import DiffusionDPO
 from raypref.methods.dro import DRO
 from raypref.methods.kto import KTO
@@ -159,6 +160,13 @@ def test_samplers_draw_only_what_is_needed(pictures: Path, name: str):
         assert isinstance(own, OwnSamples)
         assert own.prompts == prompts
         assert (own.policy_version, own.policy_checksum) == (0, learner.history[0].manifest.checksum)
+
+
+def test_rollouts_are_asked_for_without_reading_latents(pictures: Path, monkeypatch: pytest.MonkeyPatch):
+    experiment = plan(pictures, SPIN())
+    wanted = preferences(experiment, SPIN(), 3).prompts
+    monkeypatch.setattr(PreparedSet, "_latents", lambda *_: pytest.fail("latents are read"))
+    assert tuple(prompt for chunk in rollout_chunks(experiment, 3) for prompt in chunk.prompts) == wanted
 
 
 def test_finished_own_samples_are_drawn_as_pictures_are(pictures: Path):
