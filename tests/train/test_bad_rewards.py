@@ -445,7 +445,7 @@ def test_the_mean_is_over_the_pictures_that_were_scored():
     assert scores.isnan().tolist() == [True, True, False, False]
     assert found.rewards["watched"].mean == pytest.approx(float(scores[2:].mean()))
     assert found.rewards["watched"].mean != healthy.rewards["jpeg_compressibility"].mean
-    assert found.rewards["watched"].standard_error == 0.0
+    assert math.isnan(found.rewards["watched"].standard_error)  # of one prompt it is unknown
 
 
 def test_a_watched_reward_that_hangs_is_waited_for_once():
