@@ -48,7 +48,7 @@ cluster-check: $(READY)  ## what must hold on a cluster of several nodes, all on
 data-check: $(READY)  ## 10,000 pairs: flat memory, and a killed data worker loses none; JSON lines
 	$(BIN)/python -m experiments.data_check
 
-evaluate-check: $(READY)  ## every question to a short run of the tiny model; resumable; JSON lines
+evaluate-check: $(READY)  ## every question to the quickstart's run, trained where it is not there; resumable; JSON lines
 	$(BIN)/python -m experiments.evaluate_check
 
 bench: $(READY)  ## ours against published loops, the bare minimum, plain copies, and lag; a run's start; JSON lines

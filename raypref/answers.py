@@ -40,7 +40,8 @@ def answers_section(rows: list[dict[str, Any]], title: str = "Questions") -> str
         return ""
     return (
         f"<h2>{html.escape(title)}</h2>"
-        "<p class='note'>Mean ± standard error [95 % bootstrap interval over prompts].</p>"
+        "<p class='note'>Mean ± standard error over prompts [95 % interval: bootstrap, or, of a share near 0 or 1, "
+        "Wilson's].</p>"
         f"{''.join(_section(row) for row in newest.values())}"
     )
 
@@ -80,5 +81,5 @@ def _label(text: str) -> str:
 
 
 def _cell(cell: Measured) -> str:
-    interval = f"[{cell.low:.4g}, {cell.high:.4g}]"
-    return f"<td title='n = {cell.n}'>{cell.mean:.4g} ± {cell.standard_error:.2g}<br><small>{interval}</small></td>"
+    mean, interval = cell.parts()
+    return f"<td title='n = {cell.n}'>{mean}<br><small>{interval}</small></td>"

@@ -1,9 +1,11 @@
 """Questions to runs: the policies that they need, their tables, and where these are kept."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from raypref import evaluate
 from raypref.checks import ConfigError, check_experiment
@@ -34,14 +36,17 @@ def ask(
     told: Callable[[Table], None] = lambda table: None,
 ) -> list[Table]:
     """Asks questions about the policy of a run's newest good checkpoint, or about an untrained config, which only some
-    questions are content with. What is drawn for one question is not drawn again for the next. Tables are told as they
-    come, and kept in the run directory and its report.
+    questions are content with. What is drawn is kept in the run directory, and not drawn again: for another question,
+    or after a kill. Tables are told as they come, and kept in the run directory and its report.
 
     Args:
         path: a run directory, or a config.
         names: of questions.
         against: other runs.
         overrides: of what ASKABLE names; or a question's own settings, as in best_of_n.candidates=[8,32].
+
+    Returns:
+        The tables, in the order of the names.
 
     Raises:
         ConfigError: where a name, setting or run cannot work; before anything is drawn.
@@ -52,20 +57,20 @@ def ask(
     for question in asked:
         _check(question, experiment, directory)
     prompts = tuple(prompt for question in asked for prompt in question.prompts(experiment))
-    studio = _studio(experiment, directory, [RunDirectory.open(other) for other in against], prompts)
-    tables = []
-    try:
-        for question in asked:
-            table = question.answer(studio)
+    others, tables = [RunDirectory.open(other) for other in against], dict[int, Table]()
+    with (
+        TemporaryDirectory(prefix="raypref-questions-") as passing,
+        closing(_studio(experiment, directory, others, prompts, Path(passing))) as studio,
+    ):
+        # Who looks at pictures comes first: their scores are there then, for all others.
+        for place, question in sorted(enumerate(asked), key=lambda item: not item[1].looks):
+            table = tables[place] = question.answer(studio)
             told(table)
-            tables.append(table)
             if directory is not None:
                 directory.save_answer(_described(question, table, studio))
-    finally:
-        studio.close()
     if directory is not None:
         write_report(directory)
-    return tables
+    return [tables[place] for place in range(len(asked))]
 
 
 def _questions(names: Sequence[str], overrides: Sequence[str]) -> tuple[list[Question], list[str]]:
@@ -96,8 +101,13 @@ def _check(question: Question, experiment: Experiment, directory: RunDirectory |
 
 
 def _studio(
-    experiment: Experiment, directory: RunDirectory | None, others: Sequence[RunDirectory], prompts: tuple[str, ...]
+    experiment: Experiment,
+    directory: RunDirectory | None,
+    others: Sequence[RunDirectory],
+    prompts: tuple[str, ...],
+    passing: Path,
 ) -> RuntimeStudio:
+    """What is drawn lies in the run's directory; of a config without a run, in a folder that will pass."""
     runs = [*([] if directory is None else [directory]), *others]
     trained = [(run.path, run.experiment(), newest_state(run, run.experiment())) for run in runs]
     policies = {Contender("base"): Policy(experiment.model, None)}
@@ -107,7 +117,8 @@ def _studio(
         check_experiment(replace(experiment, model=theirs.model))
         label = _unlike([who.label for who in policies], theirs.run.name)
         policies[Contender(label, theirs.reward.name, state.iteration)] = Policy(theirs.model, state)
-    return RuntimeStudio(_judged_by_all(experiment, [theirs for _, theirs, _ in trained]), policies, prompts)
+    judged = _judged_by_all(experiment, [theirs for _, theirs, _ in trained])
+    return RuntimeStudio(judged, policies, passing if directory is None else directory.questions, prompts)
 
 
 def _unlike(taken: Sequence[str], name: str) -> str:
@@ -122,8 +133,8 @@ def _judged_by_all(experiment: Experiment, others: Sequence[Experiment]) -> Expe
     Raises:
         ConfigError: where two runs mean different rewards by one name.
     """
-    own = (experiment.reward, *(RewardConfig(name) for name in experiment.reward.also))
-    known, watched = {reward.name: reward.settings for reward in own}, dict[str, RewardConfig]()
+    own = (experiment.reward.name, *experiment.reward.also)
+    known, watched = {name: experiment.settings_of(name) for name in own}, dict[str, RewardConfig]()
     for other in others:
         reward = other.reward
         if reward.name not in known:

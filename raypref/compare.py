@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,15 @@ from raypref.answers import answers_section
 from raypref.checks import ConfigError
 from raypref.config import resolved
 from raypref.evaluate.heldout import Evaluation
-from raypref.figures import Figure, Rows, legends, new_figure, relative_change
+from raypref.figures import Figure, Rows, drift_names, legends, new_figure, relative_change
 from raypref.report import figure_section, page, strips
 from raypref.run_directory import GRID_ROWS, RunDirectory, flattened, replace_text
 from raypref.train.experiment import Experiment
 
 CURVES_NOTE = "Of held-out prompts, from each run's own seeds; mean and standard error. Iteration 0 is the base model."
 TRAINING_NOTE = "Of the candidates that training saw, and of its updates; what a method does not measure has no line."
-TRAINED = {"kl": "KL to the reference", "accuracy": "implicit accuracy", "loss": "loss"}
-"""Figures of an iteration, beside the reward of its candidates."""
+TRAINED = {"accuracy": "implicit accuracy", "loss": "loss"}
+"""Figures of an iteration, beside the reward of its candidates and the distance to the reference."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ def _figures(runs: Sequence[Compared]) -> str:
 def _before_and_after(evaluations: list[Evaluation]) -> dict[str, str]:
     base, final = evaluations[0], evaluations[-1]
     told = {
-        name: f"{value.mean:.4f} → {final.rewards[name].mean:.4f} ± {final.rewards[name].standard_error:.4f} "
-        f"({relative_change(value.mean, final.rewards[name].mean):+.1%})"
+        name: f"{value.mean:.4f} → {final.rewards[name]} ({relative_change(value.mean, final.rewards[name].mean):+.1%})"
         for name, value in base.rewards.items()
     }
     plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
@@ -147,18 +147,16 @@ def _draw_heldout(runs: Sequence[Compared]) -> Figure:
 
 
 def _draw_training(runs: Sequence[Compared]) -> Figure:
-    """A panel a reward, of the runs that were trained on it; then a panel a figure that all methods may have."""
-    rewards = dict.fromkeys(run.experiment.reward.name for run in runs)
-    figures = [("reward", f"{name} of candidates", {name}) for name in rewards]
-    figures += [(key, label, set(rewards)) for key, label in TRAINED.items()]
-    shown = [
-        (
-            key,
-            label,
-            [run for run in runs if run.experiment.reward.name in trained and run.rows and key in run.rows[-1]],
-        )
-        for key, label, trained in figures
-    ]
+    """A panel a reward, of the runs that were trained on it, and one a kind of distance; then a panel a figure that all
+    methods may have."""
+    rewards, distances = defaultdict[str, list[Compared]](list), defaultdict[str, list[Compared]](list)
+    for run in runs:
+        rewards[f"{run.experiment.reward.name} of candidates"].append(run)
+        distances[drift_names(run.experiment.method)[1]].append(run)
+    figures = [("reward", label, some) for label, some in rewards.items()]
+    figures += [("kl", label, some) for label, some in distances.items()]
+    figures += [(key, label, list(runs)) for key, label in TRAINED.items()]
+    shown = [(key, label, [run for run in some if run.rows and key in run.rows[-1]]) for key, label, some in figures]
     shown = [panel for panel in shown if panel[2]]
     figure, panels = _panels(max(1, len(shown)))
     for (key, label, some), axes in zip(shown, panels, strict=False):

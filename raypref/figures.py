@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from raypref.evaluate.heldout import Evaluation
+from raypref.methods.base import Method
+from raypref.methods.regression import RegressionMethod
 from raypref.train.experiment import Experiment
 
 Figure = Any
@@ -12,7 +14,15 @@ Axes = Any
 """One of matplotlib's."""
 Rows = list[dict[str, Any]]
 
-RATIOS = {"rho_win": "winner", "rho_lose": "loser", "kl": "KL"}
+DRAWN = {"rho_win": "winner", "rho_lose": "loser"}
+
+
+def drift_names(method: Method) -> tuple[str, str]:
+    """What rows call rho and kl, in words. Of methods on labelled pictures they are of outputs: a factor of the time
+    away from nats (`raypref.core.regression`), so the two kinds are never drawn on one axis."""
+    if isinstance(method, RegressionMethod):
+        return "squared error, reference - policy", "|policy - reference|² of outputs"
+    return "log policy / reference", "KL to the reference"
 
 
 def relative_change(before: float, after: float) -> float:
@@ -24,8 +34,7 @@ def before_and_after(evaluations: list[Evaluation]) -> list[tuple[str, str, str,
     """A row a held-out figure: its name, before, after, and the change."""
     base, final = evaluations[0], evaluations[-1]
     estimates = {
-        name: (f"{value.mean:.4f} ± {value.standard_error:.4f}", f"{now.mean:.4f} ± {now.standard_error:.4f}",
-               relative_change(value.mean, now.mean))
+        name: (str(value), str(now), relative_change(value.mean, now.mean))
         for name, value in base.rewards.items()
         for now in [final.rewards[name]]
     }  # fmt: skip
@@ -81,12 +90,13 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     return figure
 
 
-def draw_ratios(rows: Rows) -> Figure:
+def draw_ratios(method: Method, rows: Rows) -> Figure:
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2)
-    for key, label in RATIOS.items():
+    ratio, distance = drift_names(method)
+    for key, label in (DRAWN | {"kl": distance}).items():
         left.plot(*_series(rows, key), label=label, ls="--" if key == "kl" else "-")
-    left.set(xlabel="iteration", ylabel="log policy / reference")
+    left.set(xlabel="iteration", ylabel=ratio)
     for key in ("loss", "accuracy"):
         if key in rows[0]:
             right.plot(*_series(rows, key), label=key)
@@ -95,13 +105,14 @@ def draw_ratios(rows: Rows) -> Figure:
     return figure
 
 
-def draw_by_step(rows: Rows) -> Figure:
+def draw_by_step(method: Method, rows: Rows) -> Figure:
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2)
     late = rows[-math.ceil(len(rows) / 4) :]
-    for key, label in RATIOS.items():
+    ratio, distance = drift_names(method)
+    for key, label in (DRAWN | {"kl": distance}).items():
         left.plot(*_mean_by_step(late, key), label=label, marker=".", ls="--" if key == "kl" else "-")
-    left.set(xlabel="step", ylabel="log policy / reference")
+    left.set(xlabel="step", ylabel=ratio)
     for key, label in (("accuracy", "implicit accuracy"), ("zero_gradient", "clamped")):
         right.plot(*_mean_by_step(late, key), label=label, marker=".")
     right.set(xlabel="step", ylim=(-0.05, 1.05))

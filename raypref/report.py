@@ -25,6 +25,8 @@ from raypref.figures import (
     draw_time,
 )
 from raypref.idle import idle_shares
+from raypref.methods.base import Method
+from raypref.methods.regression import RegressionMethod
 from raypref.run_directory import GRID_ROWS, RunDirectory, replace_text
 from raypref.train.experiment import Experiment
 from raypref.workers_table import workers_table
@@ -53,7 +55,7 @@ pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem;
 def write_report(directory: RunDirectory) -> Path:
     """Writes `report.html` from what the run directory holds, finished or not. Returns its path."""
     experiment, evaluations = directory.experiment(), directory.all_evaluations()
-    rows, timings = directory.rows(directory.metrics), directory.rows(directory.timings)
+    rows, timings, method = directory.rows(directory.metrics), directory.rows(directory.timings), experiment.method
     sections = [
         _title(experiment, rows, timings),
         _alarms(directory),
@@ -68,8 +70,8 @@ def write_report(directory: RunDirectory) -> Path:
             figure_section(
                 "Reward", draw_rewards(experiment, rows, evaluations), REWARD_NOTE.format(experiment.judged_on())
             ),
-            figure_section("Winners and losers", draw_ratios(rows), RATIO_NOTE),
-            figure_section("By step", draw_by_step(rows), STEP_NOTE),
+            figure_section("Winners and losers", draw_ratios(method, rows), _ratio_note(method)),
+            figure_section("By step", draw_by_step(method, rows), STEP_NOTE),
             figure_section("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
             figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE) if SILENCE.keys() & rows[0] else "",
             figure_section("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
@@ -98,6 +100,11 @@ RATIO_NOTE = (
     "Mean log-ratio of policy to reference per latent element. Before ranking, samples of the policy have E[rho] = KL, "
     "so winners and losers rise together as it drifts; ranking puts winners above that line and losers below. With "
     "run.lag = 1 samples come from the version before, and both lie lower."
+)
+OUTPUT_NOTE = (
+    "Of the noisy pictures that were trained on: by how much less the policy's output errs than the reference's, and "
+    "the squared distance of the two, both means over the latent's elements. They are what log-ratio and KL of a "
+    "reverse step are but for a factor of the time, so not comparable with those of methods on rollouts."
 )
 STEP_NOTE = (
     "Means over the last quarter of the iterations, at each trained step, or tenth of the time; 0 is the noisiest. An "
@@ -128,6 +135,10 @@ def _title(experiment: Experiment, rows: Rows, timings: Rows) -> str:
         f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
         f"seed {experiment.run.seed}: {cost}.</p>"
     )
+
+
+def _ratio_note(method: Method) -> str:
+    return OUTPUT_NOTE if isinstance(method, RegressionMethod) else RATIO_NOTE
 
 
 def _idle(experiment: Experiment, timings: Rows) -> str:

@@ -339,7 +339,7 @@ class Recorder(Observer):
 
 def describe(evaluation: Evaluation) -> str:
     """An evaluation on one line."""
-    facts = [f"{name} {value.mean:.4f} ± {value.standard_error:.4f}" for name, value in evaluation.rewards.items()]
+    facts = [f"{name} {value}" for name, value in evaluation.rewards.items()]
     facts += [f"{name} {share:.2f}" for name, share in evaluation.accuracy.items()]
     facts += [f"diversity {evaluation.diversity:.4f}", f"of form {evaluation.form_diversity:.4f}"]
     if taus := evaluation.tiny_tau_by_step.values():

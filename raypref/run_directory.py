@@ -49,6 +49,7 @@ class RunDirectory:
         self.alarms = path / "alarms.jsonl"
         self.judged = path / "judged.jsonl"
         self.answers = path / "answers.jsonl"
+        self.questions = path / "questions"
         self.workers = path / "workers.jsonl"
         self.summary = path / "summary.json"
         self.report = path / "report.html"

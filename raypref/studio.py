@@ -1,17 +1,21 @@
 """Where questions get their pictures: the policies of runs, drawn on the runtime that draws for training."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from raypref.evaluate.question import Album, Contender, Scene, Studio
+from raypref.kept import Kept, fingerprints
 from raypref.models.base import ModelConfig
 from raypref.progress import warn
 from raypref.run import start_runtime
+from raypref.run_directory import package_versions
 from raypref.train.checkpoint import TrainState
 from raypref.train.chunk import picture_chunks
 from raypref.train.experiment import Experiment
 from raypref.train.runtime import MAX_LOSSES, LearnerLost, Runtime
-from raypref.train.scorer import Judgement
 from raypref.train.state import LearnerState
 
 
@@ -32,39 +36,65 @@ class RuntimeStudio(Studio):
         self,
         experiment: Experiment,
         policies: dict[Contender, Policy],
+        folder: Path,
         prompts: tuple[str, ...] = (),
         start: Callable[[Experiment], Runtime] = start_runtime,
     ) -> None:
-        """`experiment` is what pictures are drawn and judged with; only the model is each policy's own. `prompts` are
-        all that may be asked for: workers that drop their text encoders must know them from the start."""
+        """`experiment` is what pictures are drawn and judged with; only the model is each policy's own. What is
+        drawn is kept in `folder`. `prompts` are all that may be asked for: workers that drop their text encoders must
+        know them from the start."""
         self.experiment, self.contenders = experiment, tuple(policies)
         self._policies, self._prompts, self._start = policies, prompts, start
-        self._drawn: dict[tuple[Contender, Scene], Album] = {}
+        self._kept = Kept(folder)
         self._runtime: tuple[ModelConfig, Runtime] | None = None
         self._fresh: LearnerState | None = None
 
     def albums(self, who: Contender, scenes: Sequence[Scene]) -> list[Album]:
         """See `Studio.albums`."""
-        policy, each = self._policies[who], self.experiment.evaluate.images_per_prompt
-        for scene in scenes:
-            if (who, scene) not in self._drawn:
-                way = type(scene.drawing).__name__.lower()
-                warn(f"drawing {who.label} ({way}): {len(scene.prompts)} prompts x {each} pictures")
-                self._drawn[who, scene] = Album.of(self._draw(policy, scene), each)
-        return [self._drawn[who, scene] for scene in scenes]
+        return [self._album(who, scene) for scene in scenes]
 
-    def _draw(self, policy: Policy, scene: Scene) -> list[Judgement]:
+    def _album(self, who: Contender, scene: Scene) -> Album:
+        chunks = picture_chunks(self.experiment, scene.prompts, scene.sources)
+        shelf = self._kept.shelf(self._made_with(self._policies[who], scene))
         losses: list[str] = []
-        while True:
+        while lacking := [place for place in range(len(chunks)) if self._kept.lacks(shelf, place, scene.pictures)]:
+            way = type(scene.drawing).__name__.lower()
+            warn(f"drawing {who.label} ({way}): {len(lacking)} of {len(chunks)} chunks")
             try:
-                runtime, version = self._with(policy)
-                chunks = picture_chunks(self.experiment, scene.prompts, scene.sources)
-                return runtime.picture(chunks, version, scene.drawing)
+                runtime, version = self._with(self._policies[who])
+                drawn = runtime.pictures([chunks[place] for place in lacking], version, scene.drawing)
+                for place, judgement in zip(lacking, drawn, strict=True):
+                    self._kept.put(shelf, place, judgement, scene.pictures)
             except LearnerLost as lost:  # it holds the weights; another is told them again
                 losses.append(str(lost))
                 if len(losses) == MAX_LOSSES:
                     raise
                 warn(f"{lost}; a fresh one takes its place")
+        told = self._kept.chunks(shelf, [chunk.prompts for chunk in chunks], scene.pictures)
+        return Album.of(scene, self.experiment.evaluate.images_per_prompt, told)
+
+    def _made_with(self, policy: Policy, scene: Scene) -> dict[str, Any]:
+        """Everything that a policy's pictures of a scene, and their scores, depend on; workers are not part of it."""
+        experiment, run = self.experiment, self.experiment.run
+        judges = (experiment.reward.name, *experiment.reward.also, *experiment.evaluate.rewards,
+                  *(reward.name for reward in experiment.watched))  # fmt: skip
+        model, rewards = asdict(policy.model), {name: experiment.settings_of(name) for name in judges}
+        history = {} if policy.state is None else policy.state.learner.history
+        return {
+            "policy": history[max(history)].manifest.checksum if history else "as the model comes",
+            "model": model,
+            "sampling": asdict(experiment.sampling),
+            "drawing": [type(scene.drawing).__name__, asdict(scene.drawing)],  # type: ignore[call-overload]
+            "rewards": rewards,
+            "seed": run.seed,
+            "images_per_prompt": experiment.evaluate.images_per_prompt,
+            "chunk_size": run.chunk_size * experiment.method.latents_at_once(),
+            "num_threads": run.num_threads,
+            "files": fingerprints([model, rewards]),
+            "versions": package_versions(),
+            "prompts": scene.prompts,
+            "sources": [hashlib.blake2b(source, digest_size=12).hexdigest() for source in scene.sources],
+        }
 
     def _with(self, policy: Policy) -> tuple[Runtime, int]:
         """A runtime that draws with a policy's weights, and their version."""

@@ -1,16 +1,21 @@
 """Runs side by side on one page."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from raypref.checks import ConfigError
-from raypref.compare import compare
+from raypref.compare import Compared, _draw_training, compare
 from raypref.config import load_experiment
+from raypref.figures import draw_by_step, draw_ratios
+from raypref.methods.d3po import D3PO
+from raypref.methods.diffusion_dpo import DiffusionDPO
+from raypref.methods.rdpo import RDPO
 from raypref.run import train
 from raypref.run_directory import RunDirectory
 from tests.conftest import small_toml
-from tests.toy_runtime import ToyRuntime
+from tests.toy_runtime import ToyRuntime, toy_experiment
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +41,36 @@ def test_the_page_is_self_contained_and_shows_what_differs(runs, tmp_path):
     assert page.count("<svg") == 2
     assert page.count("data:image/png") == 3 * 3  # base, one, two: a row a prompt
     assert "<th>one</th><th>two</th>" in page
+
+
+def drawn(label, method, kl):
+    """A run as far as its training curves are concerned."""
+    rows = [{"iteration": 1, "kl": kl, "loss": 0.5, "rho_win": kl, "rho_lose": -kl, "by_step": {"kl": {"0": kl}}}]
+    return Compared(label, RunDirectory(Path(label)), toy_experiment(method), [], rows)
+
+
+def test_distances_to_the_reference_of_two_kinds_are_not_on_one_axis():
+    runs = [drawn("a", RDPO(), 0.25), drawn("b", DiffusionDPO(), 70.0), drawn("c", D3PO(), 0.5)]
+    panels = {axes.get_ylabel(): axes for axes in _draw_training(runs).axes}
+    assert list(panels) == ["KL to the reference", "|policy - reference|² of outputs", "loss"]
+    shown = {label: {line.get_label(): line.get_ydata()[0] for line in axes.lines} for label, axes in panels.items()}
+    assert shown["KL to the reference"] == {"a": 0.25, "c": 0.5}
+    assert shown["|policy - reference|² of outputs"] == {"b": 70.0}
+    assert shown["loss"] == {"a": 0.5, "b": 0.5, "c": 0.5}
+
+
+NAMES = {
+    RDPO(): ("log policy / reference", "KL to the reference"),
+    DiffusionDPO(): ("squared error, reference - policy", "|policy - reference|² of outputs"),
+}
+
+
+@pytest.mark.parametrize("draw", [draw_ratios, draw_by_step])
+def test_a_report_calls_the_distance_what_it_is(draw):
+    for method, names in NAMES.items():
+        left = draw(method, drawn("a", method, 0.25).rows).axes[0]
+        assert left.get_ylabel() == names[0]
+        assert names[1] in [line.get_label() for line in left.lines]
 
 
 def test_answers_are_shown_run_by_run(runs, tmp_path):

@@ -167,7 +167,7 @@ def best_of_n_table(steps: tuple[int, ...]) -> float:
     """RDPO's Table 4, every rule at the given steps (none: at all); its seconds."""
     started = time.perf_counter()
     experiment = BEST_OF_N.experiment(0)
-    studio = RuntimeStudio(experiment, {Contender("base"): Policy(experiment.model, None)})
+    studio = RuntimeStudio(experiment, {Contender("base"): Policy(experiment.model, None)}, RUNS / "questions")
     try:
         table = BestOfN(steps=steps).answer(studio)
     finally:

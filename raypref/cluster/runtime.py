@@ -1,8 +1,8 @@
 """The roles as Ray actors, behind the verbs of `Runtime`."""
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,16 +130,17 @@ class RayRuntime(Runtime):
             del self._weights[old]
         return report
 
-    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
-        def fetch(judgements: list[Any]) -> list[Judgement]:
+    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
+        def fetch(judgements: list[Any]) -> Judgement:
             try:
-                return [unpack(packed) for packed in ray.get(judgements, timeout=self.experiment.cluster.timeout)]
+                return unpack(ray.get(judgements[0], timeout=self.experiment.cluster.timeout))
             except (ObjectLostError, GetTimeoutError) as problem:
                 raise AnswersLost(str(problem)) from None
 
-        jobs = [Job("picture", chunk, (self._weights[version], drawing)) for chunk in chunks]
-        self.pool.submit(jobs)
-        return self._use_answers(jobs, fetch)
+        jobs = deque(Job("picture", chunk, (self._weights[version], drawing)) for chunk in chunks)
+        self.pool.submit(list(jobs))
+        while jobs:  # while one is waited for, the pool goes on with the others; what is handed on is let go of here
+            yield self._use_answers([jobs.popleft()], fetch)
 
     def _use_answers(self, jobs: list[Job], use: Callable[[list[Any]], Found]) -> Found:
         """What `use` makes of references to the jobs' answers; those that are lost with a node are computed again."""

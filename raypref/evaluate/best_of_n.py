@@ -1,15 +1,17 @@
 """How far does choosing get, without training?"""
 
+import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from raypref.core.pictures import diversity_by_prompt
 from raypref.core.search import Guidance, Search, StepReward
 from raypref.core.search_cost import guided_evaluations_of_picture, reward_calls
 from raypref.evaluate.bootstrap import by_prompt, measured
-from raypref.evaluate.question import Album, Question, Scene, Studio, missing
+from raypref.evaluate.question import Album, Contender, Question, Scene, Studio, missing
 from raypref.evaluate.table import Measured, Row, Table
 from raypref.train.drawing import Chosen, Drawing, Plain
 from raypref.train.experiment import Experiment
@@ -33,6 +35,7 @@ class BestOfN(Question):
     paper: ClassVar[str] = "RDPO, Table 4"
     asks: ClassVar[str] = "How far does choosing the best of N candidates at each step get, without training?"
     trained: ClassVar[bool] = False
+    looks: ClassVar[bool] = True
 
     candidates: tuple[int, ...] = (8,)
     """N."""
@@ -65,16 +68,16 @@ class BestOfN(Question):
         """A row a rule and number of candidates; first without choosing, last the trained policies without choosing."""
         total = studio.experiment.sampling.num_inference_steps
         searches = (None, *self.searches(total))
-        albums = studio.albums(studio.contenders[0], [self._scene(studio, search) for search in searches])
-        plain = albums[0]
-        rows = []
-        for place, (search, album) in enumerate(zip(searches, albums, strict=True)):
-            same = _same(searches[:place], albums[:place], album)
-            rows.append(Row(("base", *_told(search, total), same), _cells(album, plain, studio)))
+        looks = [_look(studio, studio.contenders[0], search) for search in searches]
+        plain, rows, earlier = looks[0].album, list[Row](), dict[bytes, str]()
+        for search, look in zip(searches, looks, strict=True):
+            same = earlier.get(look.digest, "")  # bit for bit
+            name = "none" if search is None else f"{search.step_reward}, N = {search.candidates}"
+            earlier.setdefault(look.digest, name)
+            rows.append(Row(("base", *_told(search, total), same), _cells(look, plain, studio)))
         for who in studio.contenders[1:]:
-            (album,) = studio.albums(who, [studio.heldout()])
-            albums.append(album)
-            rows.append(Row((who.label, *_told(None, total), ""), _cells(album, plain, studio)))
+            looks.append(_look(studio, who, None))
+            rows.append(Row((who.label, *_told(None, total), ""), _cells(looks[-1], plain, studio)))
         chooser = next(iter(plain.scores))
         return Table(
             question=self.name,
@@ -83,12 +86,26 @@ class BestOfN(Question):
             heads=("policy", "rule", "N", "chosen at", "evaluations", "reward calls", "same pictures as"),
             columns=(*plain.scores, "gain", "diversity"),
             rows=tuple(rows),
-            notes=missing(*albums),
+            notes=missing(*(look.album for look in looks)),
         )
 
-    def _scene(self, studio: Studio, search: Search | None) -> Scene:
-        drawing: Drawing = Plain() if search is None else Chosen(search)
-        return Scene(studio.experiment.heldout_prompts, drawing)
+
+@dataclass(frozen=True)
+class _Look:
+    """What is left of pictures when they have been looked at."""
+
+    album: Album
+    """Scores alone."""
+    diversity: Float[Tensor, " P"]
+    digest: bytes
+    """Of all pixels."""
+
+
+def _look(studio: Studio, who: Contender, search: Search | None) -> _Look:
+    drawing: Drawing = Plain() if search is None else Chosen(search)
+    (album,) = studio.albums(who, [Scene(studio.experiment.heldout_prompts, drawing, pictures=True)])
+    digest = hashlib.blake2b(album.images.contiguous().numpy().data).digest()
+    return _Look(album.scores_alone(), diversity_by_prompt(album.images), digest)
 
 
 def _told(search: Search | None, total: int) -> tuple[str, ...]:
@@ -104,19 +121,11 @@ def _steps(steps: tuple[int, ...]) -> str:
     return f"{steps[0]}-{steps[-1]}" if whole else ", ".join(map(str, steps))
 
 
-def _same(searches: tuple[Search | None, ...], albums: list[Album], album: Album) -> str:
-    """An earlier rule that made the very same pictures, bit for bit; empty: none."""
-    for search, earlier in zip(searches, albums, strict=True):
-        if album.images.equal(earlier.images):
-            return "none" if search is None else f"{search.step_reward}, N = {search.candidates}"
-    return ""
-
-
-def _cells(album: Album, plain: Album, studio: Studio) -> tuple[Measured, ...]:
+def _cells(look: _Look, plain: Album, studio: Studio) -> tuple[Measured, ...]:
     def figure(values: Tensor) -> Measured:
         return measured(by_prompt(values), studio.key())
 
     chooser = next(iter(plain.scores))
-    scores = [figure(values) for values in album.scores.values()]
-    gain = figure(album.scores[chooser] - plain.scores[chooser])
-    return (*scores, gain, measured(diversity_by_prompt(album.images), studio.key()))
+    scores = [figure(values) for values in look.album.scores.values()]
+    gain = figure(look.album.scores[chooser] - plain.scores[chooser])
+    return (*scores, gain, measured(look.diversity, studio.key()))

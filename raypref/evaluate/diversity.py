@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from raypref.core.pictures import diversity_by_prompt, form_diversity_by_prompt
 from raypref.evaluate.bootstrap import measured
-from raypref.evaluate.question import Question, Studio
+from raypref.evaluate.question import Contender, Question, Studio
 from raypref.evaluate.table import Row, Table
 
 MEASURES = {"diversity": diversity_by_prompt, "diversity of form": form_diversity_by_prompt}
@@ -21,20 +23,22 @@ class Diversity(Question):
     paper: ClassVar[str] = "ours"
     asks: ClassVar[str] = "Are the policy's pictures of one prompt still different from each other?"
 
+    looks: ClassVar[bool] = True
+
     def answer(self, studio: Studio) -> Table:
         """A row a measure and policy."""
-        images = {who: studio.albums(who, [studio.heldout()])[0].images for who in studio.contenders}
+        found = {who: _measured(who, studio) for who in studio.contenders}
         rows = []
-        for name, measure in MEASURES.items():
-            values = {who: measure(pictures) for who, pictures in images.items()}
+        for name in MEASURES:
+            values = {who: by_name[name] for who, by_name in found.items()}
             base = values[studio.contenders[0]]
             known = base.masked_fill(base == 0, torch.nan)
             rows += [
                 Row(
                     (name, who.label),
-                    tuple(measured(column, studio.key()) for column in (found, found - base, found / known)),
+                    tuple(measured(column, studio.key()) for column in (own, own - base, own / known)),
                 )
-                for who, found in values.items()
+                for who, own in values.items()
             ]
         return Table(
             question=self.name,
@@ -45,3 +49,8 @@ class Diversity(Question):
             columns=("difference between pictures", "change from base", "share kept"),
             rows=tuple(rows),
         )
+
+
+def _measured(who: Contender, studio: Studio) -> dict[str, Float[Tensor, " P"]]:
+    (album,) = studio.albums(who, [studio.heldout(pictures=True)])
+    return {name: measure(album.images) for name, measure in MEASURES.items()}

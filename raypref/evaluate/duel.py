@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raypref.core.seeding import Key
-from raypref.evaluate.bootstrap import by_prompt, measured, tied, won
+from raypref.evaluate.bootstrap import by_prompt, measured, share, tied, won
 from raypref.evaluate.table import Measured
 
 COLUMNS = ("win rate", "tied", "ours", "theirs", "difference")
@@ -16,5 +16,5 @@ MEANING = (
 
 def duel(ours: Float[Tensor, "P n"], theirs: Float[Tensor, "P n"], key: Key) -> tuple[Measured, ...]:
     """Figures of COLUMNS; shares are of a prompt's pictures, and then averaged over prompts."""
-    columns = (won(ours, theirs), tied(ours, theirs), ours, theirs, ours - theirs)
-    return tuple(measured(by_prompt(column), key) for column in columns)
+    shares = tuple(share(by_prompt(column), key) for column in (won(ours, theirs), tied(ours, theirs)))
+    return shares + tuple(measured(by_prompt(column), key) for column in (ours, theirs, ours - theirs))

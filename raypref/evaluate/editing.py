@@ -13,7 +13,7 @@ from torch import Tensor
 from raypref.data.picture_files import list_edits
 from raypref.data.pictures import read_picture
 from raypref.evaluate.duel import COLUMNS, MEANING, duel
-from raypref.evaluate.question import Album, Question, Scene, Studio, missing
+from raypref.evaluate.question import Album, Contender, Question, Scene, Studio, missing
 from raypref.evaluate.table import Row, Table
 from raypref.train.drawing import Edited
 from raypref.train.experiment import Experiment
@@ -29,6 +29,8 @@ class Editing(Question):
     name: ClassVar[str] = "editing"
     paper: ClassVar[str] = "DSPO, Table 4"
     asks: ClassVar[str] = "Are pictures that the policy changes (image to image) better than those of the base model?"
+
+    looks: ClassVar[bool] = True
 
     strength: float = 0.75
     """The share of the steps that an edit takes: 1 keeps nothing of the source."""
@@ -56,14 +58,14 @@ class Editing(Question):
     def answer(self, studio: Studio) -> Table:
         """A row an opponent and reward, and one for how much of the source is left."""
         sources = self._sources(studio)
-        scene = Scene(self.prompts(studio.experiment), Edited(self.strength), sources)
-        (ours,) = studio.albums(studio.contenders[1], [scene])
+        scene = Scene(self.prompts(studio.experiment), Edited(self.strength), sources, pictures=True)
+        ours, ours_kept = _look(studio, studio.contenders[1], scene)
         rows, albums = [], [ours]
         for opponent in studio.opponents():
-            (theirs,) = studio.albums(opponent, [scene])
+            theirs, theirs_kept = _look(studio, opponent, scene)
             albums.append(theirs)
             figures = {name: (scores, theirs.scores[name]) for name, scores in ours.scores.items()}
-            figures[KEPT] = (_kept(ours, sources), _kept(theirs, sources))
+            figures[KEPT] = (ours_kept, theirs_kept)
             rows += [Row((opponent.label, name), duel(*pair, studio.key())) for name, pair in figures.items()]
         whose = f"the pictures of {self.edits}" if self.edits else "the base model's picture of the prompt before"
         return Table(
@@ -80,7 +82,7 @@ class Editing(Question):
     def _sources(self, studio: Studio) -> tuple[bytes, ...]:
         if self.edits:
             return tuple(picture.read_bytes() for picture, _ in list_edits(Path(self.edits)))
-        (base,) = studio.albums(studio.contenders[0], [studio.heldout()])
+        (base,) = studio.albums(studio.contenders[0], [studio.heldout(pictures=True)])
         return tuple(_png(pictures[0]) for pictures in base.images)
 
 
@@ -90,10 +92,13 @@ def _png(image: UInt8[Tensor, "height width 3"]) -> bytes:
     return content.getvalue()
 
 
-def _kept(album: Album, sources: tuple[bytes, ...]) -> Float[Tensor, "P n"]:
-    side = album.images.shape[2]
-    originals = torch.stack([read_picture(source, side) for source in sources]).permute(0, 2, 3, 1)
-    return torch.stack(
-        [-(pictures.float() / 255 - original).abs().mean((1, 2, 3)) for pictures, original in
-         zip(album.images, originals, strict=True)]
-    )  # fmt: skip
+def _look(studio: Studio, who: Contender, scene: Scene) -> tuple[Album, Float[Tensor, "P n"]]:
+    """The scores of a contender's edits, and how much of the sources is left."""
+    (album,) = studio.albums(who, [scene])
+    kept = [_likeness(pictures, source) for pictures, source in zip(album.images, scene.sources, strict=True)]
+    return album.scores_alone(), torch.stack(kept)
+
+
+def _likeness(pictures: UInt8[Tensor, "n height width 3"], source: bytes) -> Float[Tensor, " n"]:
+    original = read_picture(source, pictures.shape[1]).permute(1, 2, 0)
+    return -(pictures.float() / 255 - original).abs().mean((1, 2, 3))

@@ -15,9 +15,9 @@ from raypref.core.seeding import Key
 from raypref.data.picture_files import list_pictures
 from raypref.data.pictures import read_picture
 from raypref.evaluate.bootstrap import by_prompt, measured
-from raypref.evaluate.mmd import discrepancy, discrepancy_of_same_prompts, median_distance
-from raypref.evaluate.question import Album, Contender, Question, Scene, Studio
-from raypref.evaluate.table import Row, Table
+from raypref.evaluate.mmd import discrepancy, discrepancy_of_same_prompts, median_distance, swap_test
+from raypref.evaluate.question import Contender, Question, Scene, Studio
+from raypref.evaluate.table import Measured, Row, Table
 from raypref.registry import named_classes
 from raypref.rewards.base import Featured, Reward
 from raypref.train.build import build_reward
@@ -30,6 +30,7 @@ NO_FEATURES = (
     "fidelity.tower."
 )
 NO_PICTURES = "No pictures of yours were given (fidelity.pictures), so there is no distance to them."
+MMD, P_VALUE = "MMD²", "MMD²: p-value"
 NO_FID = "FID is not computed: its network and reference statistics are not part of raypref."
 
 
@@ -41,6 +42,8 @@ class Fidelity(Question):
     name: ClassVar[str] = "fidelity"
     paper: ClassVar[str] = "ours; CMMD, arXiv:2401.09603"
     asks: ClassVar[str] = "How far has the policy moved from the base model, step by step, and in its pictures?"
+
+    looks: ClassVar[bool] = True
 
     tower: str = ""
     """The reward whose features of pictures are compared; empty: the first of the run's that has any."""
@@ -71,13 +74,16 @@ class Fidelity(Question):
 
     def answer(self, studio: Studio) -> Table:
         """A row a step and trained policy, and a row a distance between pictures."""
-        scene = Scene(studio.experiment.heldout_prompts, Compared())
-        albums = {who: studio.albums(who, [scene])[0] for who in studio.contenders[1:]}
-        (base,) = studio.albums(studio.contenders[0], [studio.heldout()])
-        rows = [row for who, album in albums.items() for row in _drift(who, album, studio.key())]
-        notes = [NO_FID]
-        if tower := self._tower(studio.experiment):
-            rows += self._distances(tower, {studio.contenders[0]: base, **albums}, studio)
+        notes, name = [NO_FID], self._tower(studio.experiment)
+        tower = build_reward(name, **studio.experiment.settings_of(name)) if name else None
+        assert tower is None or isinstance(tower, Featured), "checked"
+        base, *trained = studio.contenders
+        scene = Scene(studio.experiment.heldout_prompts, Compared(), pictures=tower is not None)
+        looks = {who: _look(studio, who, scene, tower) for who in trained}
+        rows = [row for who, look in looks.items() for row in _drift(who, look.kl, studio.key())]
+        if tower is not None:
+            looks = {base: _look(studio, base, studio.heldout(pictures=True), tower), **looks}
+            rows += self._distances(tower, {who: look.features for who, look in looks.items()}, studio)
             notes += [] if self.pictures else [NO_PICTURES]
         else:
             notes.append(NO_FEATURES)
@@ -85,8 +91,9 @@ class Fidelity(Question):
             question=self.name,
             caption="KL of a reverse step of the policy to the pretrained model's at the same state, along the "
             "policy's trajectories, in nats per latent element; step 0 is the noisiest. MMD² between features of "
-            f"{tower or 'no network'}, 0 for one distribution; its error is the bootstrap's, pairs of pictures of one "
-            "prompt do not count.",
+            f"{name or 'no network'}, 0 for one distribution; pairs of pictures of one prompt do not count. Its error "
+            "and interval, the bootstrap's, are of a distance that is there, and too wide where none is. Whether one "
+            "is says the p-value: how often so large an MMD² comes of swapping the two sets prompt by prompt.",
             heads=("figure", "policy", "to"),
             columns=("value",),
             rows=tuple(rows),
@@ -98,23 +105,23 @@ class Fidelity(Question):
         names = (experiment.reward.name, *experiment.reward.also, *experiment.evaluate.rewards)
         return self.tower or next((name for name in names if issubclass(known[name], Featured)), "")
 
-    def _distances(self, name: str, albums: dict[Contender, Album], studio: Studio) -> list[Row]:
-        reward = studio.experiment.reward
-        tower = build_reward(name, **(reward.settings if reward.name == name else {}))
-        assert isinstance(tower, Featured), "checked"
-        features = {who: _features(tower, album.images) for who, album in albums.items()}
+    def _distances(
+        self, tower: Featured, features: dict[Contender, Float[Tensor, "P n F"]], studio: Studio
+    ) -> list[Row]:
         base, *trained = features
         width = self.bandwidth or median_distance(features[base])
-        rows = [
-            (who, "base", discrepancy_of_same_prompts(features[who], features[base], width, studio.key()))
-            for who in trained
-        ]
+        rows = []
+        for who in trained:
+            pair = (features[who], features[base], width, studio.key())
+            chance = Measured(swap_test(*pair), math.nan, math.nan, math.nan, len(features[who]))
+            rows += [(MMD, who, "base", discrepancy_of_same_prompts(*pair)), (P_VALUE, who, "base", chance)]
         if self.pictures:
             theirs = _features_of_files(tower, list_pictures(Path(self.pictures)))
             rows += [
-                (who, self.pictures, discrepancy(own, theirs, width, studio.key())) for who, own in features.items()
+                (MMD, who, self.pictures, discrepancy(own, theirs, width, studio.key()))
+                for who, own in features.items()
             ]
-        return [Row(("MMD²", who.label, to), (value,)) for who, to, value in rows]
+        return [Row((figure, who.label, to), (value,)) for figure, who, to, value in rows]
 
 
 def _able() -> str:
@@ -122,21 +129,36 @@ def _able() -> str:
     return ", ".join(name for name, kind in named_classes(rewards, Reward).items() if issubclass(kind, Featured))
 
 
-def _drift(who: Contender, album: Album, key: Key) -> list[Row]:
-    assert album.kl is not None, "asked for"
+@dataclass(frozen=True)
+class _Look:
+    """What is left of pictures when they have been looked at."""
+
+    kl: Float[Tensor, "P n T"] | None
+    features: Float[Tensor, "P n F"]
+    """F = 0 where no network is asked."""
+
+
+def _look(studio: Studio, who: Contender, scene: Scene, tower: Featured | None) -> _Look:
+    (album,) = studio.albums(who, [scene])
+    nothing = torch.empty(len(scene.prompts), studio.experiment.evaluate.images_per_prompt, 0)
+    return _Look(album.kl, nothing if tower is None else _features(tower, album.images))
+
+
+def _drift(who: Contender, kl: Float[Tensor, "P n T"] | None, key: Key) -> list[Row]:
+    assert kl is not None, "asked for"
     by_step = {
         step: measured(by_prompt(column), key)
-        for step, column in enumerate(album.kl.unbind(-1))
+        for step, column in enumerate(kl.unbind(-1))
         if not bool(column.isnan().all())
     }
     steps = [Row((f"KL at step {step}", who.label, "base"), (value,)) for step, value in by_step.items()]
-    mean = measured(by_prompt(album.kl.nanmean(-1)), key)
+    mean = measured(by_prompt(kl.nanmean(-1)), key)
     return [Row(("KL, mean over steps", who.label, "base"), (mean,)), *steps]
 
 
 def _features(tower: Featured, images: UInt8[Tensor, "P n height width 3"]) -> Float[Tensor, "P n F"]:
-    flat = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-    found = torch.cat([_of_length_1(tower, part) for part in flat.split(DECODED_AT_ONCE)])
+    parts = images.flatten(0, 1).permute(0, 3, 1, 2).split(DECODED_AT_ONCE)
+    found = torch.cat([_of_length_1(tower, part.float() / 255) for part in parts])
     return found.unflatten(0, images.shape[:2])
 
 

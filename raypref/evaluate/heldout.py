@@ -15,10 +15,14 @@ from raypref.train.scorer import Judgement, together
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over held-out prompts, with the standard error of that mean; NaN where nothing was scored."""
+    """A mean over held-out prompts, with the standard error of that mean; NaN where nothing was scored, and the error
+    where one prompt was: it is unknown."""
 
     mean: float
     standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + ("" if math.isnan(self.standard_error) else f" ± {self.standard_error:.4f}")
 
 
 @dataclass(frozen=True)
@@ -94,5 +98,5 @@ def _estimate(scores: Float[Tensor, " N"], prompts: int) -> Estimate:
     known = means[~means.isnan()]
     if not len(known):
         return Estimate(math.nan, math.nan)
-    error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else 0.0
+    error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else math.nan
     return Estimate(float(known.mean()), error)

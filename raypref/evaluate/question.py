@@ -1,8 +1,9 @@
 """What a question is: a value that says what to draw, and makes a table of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,8 @@ class Scene:
     drawing: Drawing = Plain()
     sources: tuple[bytes, ...] = ()
     """One a prompt, where pictures are edited."""
+    pictures: bool = False
+    """Whether they are looked at: else an album has their scores alone, and costs next to no memory."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Album:
     """What a contender drew: P prompts, n pictures of each."""
 
     prompts: tuple[str, ...]
-    images: UInt8[Tensor, "P n height width 3"]
+    pictures: UInt8[Tensor, "P n height width 3"] | None
+    """None where the scene asks for scores alone."""
     scores: dict[str, Float[Tensor, "P n"]]
     """Reward -> scores; NaN where there is none. The asked run's training reward comes first."""
     kl: Float[Tensor, "P n T"] | None = None
@@ -53,20 +57,47 @@ class Album:
     """Why, and of how many pictures, a reward said nothing."""
 
     @classmethod
-    def of(cls, judgements: Sequence[Judgement], images_per_prompt: int) -> "Album":
-        """All chunks of a scene, in which the pictures of a prompt stand side by side."""
+    def of(cls, scene: Scene, images_per_prompt: int, judgements: Iterable[Judgement]) -> "Album":
+        """All chunks of a scene, in which the pictures of a prompt stand side by side. They may come one by one: no
+        picture is held twice."""
+        count = len(scene.prompts) * images_per_prompt
+        pixels = torch.empty(0, dtype=torch.uint8)
+        scores, drifts, failures, place = defaultdict[str, list[Tensor]](list), list[Tensor](), dict[str, int](), 0
+        for part in judgements:
+            if scene.pictures:
+                pixels = pixels if len(pixels) else pixels.new_empty(count, *part.images.shape[1:])
+                pixels[place : place + len(part.images)] = part.images
+                place += len(part.images)
+            for name, values in part.scores.items():
+                scores[name].append(values)
+            drifts += [] if part.kl is None else [part.kl]
+            failures = together(failures, part.failures)
 
-        def whole(parts: list[Tensor]) -> Tensor:
+        def by_prompt(parts: list[Tensor]) -> Tensor:
             return torch.cat(parts).unflatten(0, (-1, images_per_prompt))
 
-        drifts = [part.kl for part in judgements if part.kl is not None]
         return cls(
-            prompts=tuple(prompt for part in judgements for prompt in part.prompts)[::images_per_prompt],
-            images=whole([part.images for part in judgements]),
-            scores={name: whole([part.scores[name] for part in judgements]) for name in judgements[0].scores},
-            kl=whole(drifts) if drifts else None,
-            failures=together(*(part.failures for part in judgements)),
+            prompts=scene.prompts,
+            pictures=by_prompt([pixels]) if scene.pictures else None,
+            scores={name: by_prompt(parts) for name, parts in scores.items()},
+            kl=by_prompt(drifts) if drifts else None,
+            failures=failures,
         )
+
+    @property
+    def images(self) -> UInt8[Tensor, "P n height width 3"]:
+        """The pictures.
+
+        Raises:
+            ValueError: where there are scores alone.
+        """
+        if self.pictures is None:
+            raise ValueError("an album of scores alone: its scene must ask for pictures = True")
+        return self.pictures
+
+    def scores_alone(self) -> "Album":
+        """The album without its pictures."""
+        return replace(self, pictures=None)
 
 
 class Studio(ABC):
@@ -78,14 +109,16 @@ class Studio(ABC):
 
     @abstractmethod
     def albums(self, who: Contender, scenes: Sequence[Scene]) -> list[Album]:
-        """A contender's pictures of each scene. What has been drawn before is not drawn again."""
+        """A contender's pictures of each scene. What has been drawn before is not drawn again. Pictures take much room:
+        whoever looks at them does so an album at a time, and lets go of it."""
 
-    def heldout(self) -> Scene:
+    def heldout(self, pictures: bool = False) -> Scene:
         """The held-out prompts."""
-        return Scene(self.experiment.heldout_prompts)
+        return Scene(self.experiment.heldout_prompts, pictures=pictures)
 
     def key(self) -> Key:
-        """Of the bootstrap's draws: the same for every figure, so that figures are compared on the same resamples."""
+        """Of the bootstrap's draws: the same for every figure, so that no figure depends on which others are asked for.
+        Which prompts are drawn together is another matter, for each figure sorts its values first."""
         return Key(self.experiment.run.seed)("bootstrap")
 
     def opponents(self) -> tuple[Contender, ...]:
@@ -105,6 +138,8 @@ class Question(ABC):
     """The question, in words."""
     trained: ClassVar[bool] = True
     """Whether it is about a trained policy; where not, a config alone will do."""
+    looks: ClassVar[bool] = False
+    """Whether it looks at pictures; where not, their scores will do, of which there is room for any number."""
 
     def check(self, experiment: Experiment) -> None:
         """Raises ValueError("setting = value: rule") where the settings cannot work with the experiment. Anything goes

@@ -13,14 +13,18 @@ class Measured:
     mean: float
     standard_error: float
     low: float
-    """With `high`: a 95 % bootstrap interval, see `raypref.evaluate.bootstrap`."""
+    """With `high`: a 95 % interval, see `raypref.evaluate.bootstrap`."""
     high: float
     n: int
     """Prompts (or, where a table says so, pictures) that it is of."""
 
-    def __str__(self) -> str:
+    def parts(self) -> tuple[str, str]:
+        """The mean with its error, and the interval; what is not known is left out."""
         error = "" if math.isnan(self.standard_error) else f" ± {self.standard_error:.2g}"
-        return f"{self.mean:.4g}{error} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g}{error}", "" if math.isnan(self.low) else f"[{self.low:.4g}, {self.high:.4g}]"
+
+    def __str__(self) -> str:
+        return " ".join(part for part in self.parts() if part)
 
 
 @dataclass(frozen=True)

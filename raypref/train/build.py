@@ -86,15 +86,12 @@ def build_sampler(experiment: Experiment, scoring: Scoring, learner: Learner | N
 def build_scorer(experiment: Experiment) -> Scorer:
     """Raises StoppedRun where a reward's weights or code cannot be loaded: no other worker would fare better."""
     claim_threads(experiment)
-    config, also = experiment.reward, experiment.reward.also_settings
-    training = (build_reward(config.name, **config.settings),
-                *(build_reward(name, **also.get(name, {})) for name in config.also))  # fmt: skip
-    names = {reward.name for reward in training}
-    settings = experiment.evaluate.reward_settings
-    watched = tuple(
-        build_reward(name, **settings.get(name, {})) for name in experiment.evaluate.rewards if name not in names
+    trained = (experiment.reward.name, *experiment.reward.also)
+    others = (*experiment.evaluate.rewards, *(reward.name for reward in experiment.watched))
+    training, watched = (
+        tuple(build_reward(name, **experiment.settings_of(name)) for name in names)
+        for names in (trained, [name for name in others if name not in trained])
     )
-    watched += tuple(build_reward(reward.name, **reward.settings) for reward in experiment.watched)
     model, early = experiment.model, None
     with explaining_model(*(("vae", model.vae) if model.vae else ("path", model.path))):
         decoder = model_family(experiment).decoder(model)
@@ -107,10 +104,9 @@ def build_scorer(experiment: Experiment) -> Scorer:
 def reward_environments(experiment: Experiment) -> dict[str, str]:
     """Environments of their own that rewards of the run, or parts of them, need, by the rewards' names."""
     known, found = named_classes(rewards, Reward), dict[str, str]()
-    asked = [*((reward.name, reward.settings) for reward in (experiment.reward, *experiment.watched)),
-             *((name, experiment.reward.also_settings.get(name, {})) for name in experiment.reward.also),
-             *((name, experiment.evaluate.reward_settings.get(name, {})) for name in experiment.evaluate.rewards
-               if name not in (experiment.reward.name, *experiment.reward.also))]  # fmt: skip
+    names = (experiment.reward.name, *experiment.reward.also, *experiment.evaluate.rewards,
+             *(reward.name for reward in experiment.watched))  # fmt: skip
+    asked = [(name, experiment.settings_of(name)) for name in names]
     while asked:
         name, settings = asked.pop()
         if known[name].environment:

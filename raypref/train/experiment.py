@@ -110,7 +110,7 @@ class RewardConfig:
     name: str = "colorfulness"
     also: tuple[str, ...] = ()
     """Further rewards: a candidate then wins only where no reward is worse and one is better (Pareto labels)."""
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     also_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of the rewards in `also`, by name: [reward.also_settings.hpsv2]."""
 
@@ -372,6 +372,15 @@ class Experiment:
         if trained == len(set(self.heldout_prompts)):
             return "training prompts"
         return f"prompts, {trained} of them trained on"
+
+    def settings_of(self, reward: str) -> dict[str, Any]:
+        """The settings of a reward, by its name, whatever it is here for: training, or judging."""
+        if reward == self.reward.name:
+            return self.reward.settings
+        if reward in self.reward.also:
+            return self.reward.also_settings.get(reward, {})
+        of_others = {watched.name: watched.settings for watched in self.watched}
+        return of_others.get(reward, self.evaluate.reward_settings.get(reward, {}))
 
     def scoring_timeout(self) -> float:
         """Seconds that a reward worker may be silent: one whose rewards all hang still answers."""

@@ -1,6 +1,7 @@
 """Where the roles run: the verbs that the loop speaks, and the runtime without Ray."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 
 from raypref.train.attendance import Attendance
@@ -35,8 +36,13 @@ class Runtime(ABC):
         """Trains on the rollouts that were requested for an iteration."""
 
     @abstractmethod
+    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
+        """Finished, judged pictures with a version of the weights; see `Sampler.picture`. One judgement a chunk, in
+        their order, each as soon as it is there: whoever lets go of them needs the memory of one."""
+
     def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
-        """Finished, judged pictures with a version of the weights; see `Sampler.picture`."""
+        """All of them."""
+        return list(self.pictures(chunks, version, drawing))
 
     @abstractmethod
     def state(self) -> LearnerState:
@@ -92,9 +98,10 @@ class LocalRuntime(Runtime):
         weights = self.learner.weights(version)
         return self.learner.update(iteration, [self.sampler.rollout(chunk, weights) for chunk in chunks])
 
-    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
+    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
         weights = self.learner.weights(version)
-        return [self.sampler.picture(chunk, weights, drawing) for chunk in chunks]
+        for chunk in chunks:
+            yield self.sampler.picture(chunk, weights, drawing)
 
     def state(self) -> LearnerState:
         return learner_state(self.learner)

@@ -35,7 +35,7 @@ def rows(study: Study, trials: Sequence[Trial]) -> tuple[list[str], list[list[st
         line = [trial.name, *(figure(trial.point[axis.address]) for axis in study.axes)]
         if trial.evaluations:
             last = trial.evaluations[-1]
-            found = [f"{last.rewards[name].mean:.4f} ± {last.rewards[name].standard_error:.4f}" for name in rewards]
+            found = [str(last.rewards[name]) for name in rewards]
             line += [str(last.iteration), *found, f"{last.diversity:.4f}", f"{trial.kl_at(last.iteration):.4g}"]
         else:
             line += ["0", *[""] * (len(rewards) + 2)]
@@ -73,7 +73,8 @@ CURVE_NOTE = (
 )
 TRADEOFF_NOTE = (
     "What the reward was bought with: every evaluation of every trial, joined in order, the last one large. KL is that "
-    "of the policy to the reference in the last iteration before, in nats an element; diversity is that of held-out "
+    "of the policy to the reference in the last iteration before, in nats an element (with a method on labelled "
+    "pictures the squared distance of outputs instead, which is on another scale); diversity is that of held-out "
     "pictures."
 )
 AXIS_NOTE = (

@@ -38,21 +38,21 @@ def png(grey):
     return content.getvalue()
 
 
-def test_every_drawing_and_a_whole_question(ray_cluster, random_model):
+def test_every_drawing_and_a_whole_question(ray_cluster, random_model, tmp_path):
     cluster = ClusterConfig(samplers=2, worker_cpus=0.1, timeout=240.0)
     experiment = replace(small_experiment(random_model), cluster=cluster, heldout_prompts=("a fox", "an ox", "a hen"))
     base, run = Contender("base"), Contender("run", "colorfulness", 2)
     policies = {base: Policy(experiment.model, None), run: Policy(experiment.model, trained_state(experiment))}
     prompts = experiment.heldout_prompts
     scenes = [
-        Scene(prompts, Plain()),
-        Scene(prompts, Chosen(Search(steps=(0, 2), candidates=3))),
-        Scene(prompts, Compared()),
-        Scene(prompts, Edited(0.5), tuple(png(grey) for grey in (10, 100, 200))),
+        Scene(prompts, Plain(), pictures=True),
+        Scene(prompts, Chosen(Search(steps=(0, 2), candidates=3)), pictures=True),
+        Scene(prompts, Compared(), pictures=True),
+        Scene(prompts, Edited(0.5), tuple(png(grey) for grey in (10, 100, 200)), pictures=True),
     ]
     found = []
     for start in (LocalRuntime, RayRuntime):
-        studio = RuntimeStudio(experiment, policies, start=start)
+        studio = RuntimeStudio(experiment, policies, tmp_path / start.__name__, start=start)
         try:
             found.append(([studio.albums(who, scenes) for who in (run, base)], Fidelity().answer(studio)))
         finally:

@@ -29,7 +29,11 @@ class GivenStudio(Studio):
         self.contenders, self._drawn = contenders or (BASE, RUN), drawn
 
     def albums(self, who: Contender, scenes: Sequence[Scene]) -> list[Album]:
-        return [self._drawn(who, scene) for scene in scenes]
+        return [self._album(who, scene) for scene in scenes]
+
+    def _album(self, who: Contender, scene: Scene) -> Album:
+        found = self._drawn(who, scene)
+        return found if scene.pictures else found.scores_alone()
 
 
 def scored(scores: dict[Contender, dict[str, Tensor]]) -> Drawn:

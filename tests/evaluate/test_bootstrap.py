@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raypref.core.seeding import Key
-from raypref.evaluate.bootstrap import RESAMPLES, by_prompt, measured, resamples, tied, won
+from raypref.evaluate.bootstrap import RESAMPLES, by_prompt, measured, resamples, share, tied, won
 
 KEY = Key(7)("bootstrap")
 
@@ -58,6 +58,45 @@ def test_a_constant_has_no_error_and_nothing_has_no_mean():
     nothing = measured(torch.tensor([torch.nan]), KEY)
     assert nothing.n == 0
     assert math.isnan(nothing.mean)
+
+
+def test_a_share_near_its_end_has_wilsons_interval():
+    # z = 1.959964: of 12 in 12 it begins at 12 / (12 + z^2)
+    found = share(torch.ones(12), KEY)
+    assert (found.mean, found.standard_error, found.n) == (1.0, 0.0, 12)
+    assert (found.low, found.high) == (pytest.approx(12 / (12 + 1.959964**2)), 1.0)
+    none = share(torch.zeros(12), KEY)
+    assert (none.low, none.high) == pytest.approx((1 - found.high, 1 - found.low))
+    # Of ten with one loss, by its textbook formula (Wilson 1927): 0.5958 to 0.9821.
+    assert share(torch.tensor([1.0] * 9 + [0.0]), KEY).low == pytest.approx(0.5958, abs=1e-4)
+    assert share(torch.tensor([1.0] * 9 + [0.0]), KEY).high == pytest.approx(0.9821, abs=1e-4)
+
+
+def test_wilsons_interval_holds_the_share_that_draws_come_from():
+    # Where resampling holds it far less often than it says: one loss in fourteen is expected, and often there is none.
+    rate, wilsons, plain, draws = 0.93, 0, 0, 200
+    for trial in range(draws):
+        values = (Key(trial)("draws").normal(14) < NormalDist().inv_cdf(rate)).float()
+        wilsons += share(values, KEY).low <= rate <= share(values, KEY).high
+        plain += measured(values, KEY).low <= rate <= measured(values, KEY).high
+    assert plain / draws < 0.75
+    assert wilsons / draws > 0.9
+
+
+def test_a_share_that_all_prompts_have_is_not_certain_and_one_in_the_middle_is_resampled():
+    same = share(torch.full((40,), 0.5), KEY)
+    assert 0.3 < same.low < 0.5 < same.high < 0.7
+    values = torch.tensor([1.0] * 24 + [0.0] * 16)
+    assert share(values, KEY) == measured(values, KEY)
+
+
+def test_nothing_is_sure_of_one_prompt():
+    for figure in (share(torch.ones(1), KEY), measured(torch.ones(1), KEY)):
+        assert (figure.mean, figure.n) == (1.0, 1)
+        assert math.isnan(figure.low)
+        assert math.isnan(figure.high)
+        assert str(figure) == "1"
+    assert str(share(torch.ones(12), KEY)) == "1 ± 0 [0.7575, 1]"
 
 
 def test_pictures_of_a_prompt_count_as_one_draw():

@@ -1,5 +1,6 @@
 """The figures of an evaluation, against numbers worked out by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,15 @@ def test_diversity_of_form_is_blind_to_colour_and_contrast():
 def test_a_missing_score_is_not_a_low_one():
     parts = [judgement(("a", "a"), [0, 0], [torch.nan, 3.0], [1.0, 1.0])]
     assert evaluate(0, parts, images_per_prompt=2).rewards["reward"].mean == pytest.approx(3.0)
+
+
+def test_the_error_of_one_prompt_is_unknown_and_not_0():
+    found = evaluate(0, [judgement(("a", "a"), [0, 0], [1.0, 3.0], [1.0, 1.0])], images_per_prompt=2)
+    assert found.rewards["reward"].mean == pytest.approx(2.0)
+    assert math.isnan(found.rewards["reward"].standard_error)
+    assert str(found.rewards["reward"]) == "2.0000"
+    two = evaluate(0, [judgement(("a", "b"), [0, 0], [1.0, 3.0], [1.0, 1.0])], images_per_prompt=1)
+    assert str(two.rewards["reward"]) == "2.0000 ± 1.0000"
 
 
 def test_two_decoders_are_compared_among_candidates_of_one_parent():

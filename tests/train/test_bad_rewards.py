@@ -445,7 +445,7 @@ def test_the_mean_is_over_the_pictures_that_were_scored():
     assert scores.isnan().tolist() == [True, True, False, False]
     assert found.rewards["watched"].mean == pytest.approx(float(scores[2:].mean()))
     assert found.rewards["watched"].mean != healthy.rewards["jpeg_compressibility"].mean
-    assert found.rewards["watched"].standard_error == 0.0
+    assert math.isnan(found.rewards["watched"].standard_error)  # of one prompt it is unknown
 
 
 def test_a_watched_reward_that_hangs_is_waited_for_once():
@@ -512,7 +512,7 @@ def test_the_run_directory_tells_what_failed(
     summary, page = json.loads(directory.summary.read_text()), directory.report.read_text()
     assert math.isnan(summary["reward"]["final"])
     assert math.isnan(summary["accuracy"]["colour"]["final"])
-    assert "<td>colorfulness</td><td>nan ± nan</td>" in page
+    assert "<td>colorfulness</td><td>nan</td>" in page
     assert "<td>colour right</td><td>1.0000</td><td>nan</td>" in page
     said = " ".join(capsys.readouterr().out.split())
     assert "missing scores after 1 iterations: colorfulness returned NaN or infinity (6x)" in said
