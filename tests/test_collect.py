@@ -24,6 +24,7 @@ from raypref.rewards.colorfulness import Colorfulness
 from raypref.run import train
 from raypref.train.chunk import pair_chunks
 from raypref.train.experiment import ClusterConfig, EvaluateConfig, Experiment
+from raypref.train.scorer import Scorer
 from tests.conftest import MakeExperiment
 
 
@@ -117,7 +118,9 @@ def test_of_a_run_too_no_held_out_prompt_is_drawn_for(toml, toy_files, tmp_path)
     assert load(run, [f"run.prompts={tmp_path}/more.txt"])[0].prompts == ("a horse",)
 
 
-def test_only_the_training_reward_is_loaded_and_the_method_has_no_say(small, tmp_path):
+def test_only_the_training_reward_is_loaded_and_the_method_has_no_say(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scorer, "score", lambda *_: pytest.fail("a picture is scored on the way"))
+    assert collect(small, tmp_path / "steps", 1, quietly).pairs == 1
     sampling = replace(small.sampling, eta=0.0)  # of which most methods could learn nothing
     judged = EvaluateConfig(rewards=("nobody has such weights",))
     changed = replace(small, method=SFT(), sampling=sampling, evaluate=judged)
