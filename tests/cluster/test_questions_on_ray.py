@@ -39,7 +39,7 @@ def png(grey):
 
 
 def test_every_drawing_and_a_whole_question(ray_cluster, random_model, tmp_path):
-    cluster = ClusterConfig(samplers=2, worker_cpus=0.1, timeout=240.0)
+    cluster = ClusterConfig(samplers=1, reward_workers=0, worker_cpus=0.1, timeout=240.0)
     experiment = replace(small_experiment(random_model), cluster=cluster, heldout_prompts=("a fox", "an ox", "a hen"))
     base, run = Contender("base"), Contender("run", "colorfulness", 2)
     policies = {base: Policy(experiment.model, None), run: Policy(experiment.model, trained_state(experiment))}

@@ -115,12 +115,13 @@ def test_the_report_is_one_file_with_pictures_and_curves(toml):
 
 
 def test_a_run_that_a_guard_stopped_has_a_report_and_goes_on_with_another_guard(toml):
-    twitchy = ["run.name=stopped", "guard.gradient_spike=stop", "guard.spike_factor=1.000001", "run.iterations=8"]
+    plain = ["run.iterations=8", "run.prompts_per_iteration=2", "optimizer.batch_size=3", "checkpoint.every=4"]
+    twitchy = ["run.name=stopped", "guard.gradient_spike=stop", "guard.spike_factor=1.000001"]
     with pytest.raises(StoppedRun, match=r"gradient_spike .*raypref resume. and the guard set to count"):
-        train(load_experiment(toml, twitchy))
+        train(load_experiment(toml, [*plain, *twitchy]))
     stopped = RunDirectory(toml.parent / "runs" / "stopped")
     assert "gradient_spike" in stopped.report.read_text()
     resume(stopped.path, ["guard.gradient_spike=count"])
-    whole = RunDirectory(train(load_experiment(toml, ["run.iterations=8"])))
+    whole = RunDirectory(train(load_experiment(toml, plain)))
     adapters = [load_file(run.lora / "pytorch_lora_weights.safetensors") for run in (whole, stopped)]
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
