@@ -1,17 +1,17 @@
 """What memory each role of a run would need, before anything is loaded: an estimate, with its error."""
 
-from pathlib import Path
+from contextlib import suppress
 
 from raypref.checks import ConfigError
 from raypref.methods.base import StepMethod
 from raypref.methods.regression import RegressionMethod
 from raypref.models.base import ModelConfig
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
-from raypref.models.size import on_disk, text_encoder_parameters
+from raypref.models.size import on_disk, published, text_encoder_parameters
 from raypref.train.build import model_family
 from raypref.train.experiment import Experiment
 from raypref.train.ranks import SLICE
-from raypref.train.scorer import DECODED_AT_ONCE
+from raypref.train.scorer import DECODED_AT_ONCE, guided_at_once
 
 FLOAT32 = 4
 MOVING_REFERENCE = 2 * FLOAT32
@@ -19,21 +19,26 @@ MOVING_REFERENCE = 2 * FLOAT32
 ADAMW = 3 * FLOAT32
 """Bytes of a trained parameter: itself and two moments. Its gradient belongs to the work."""
 
-UNKNOWN = "unknown until the model is downloaded, whole"
-SINGLE_FILE = "unknown of a single file; a folder in diffusers' layout could be told of"
+UNKNOWN = "unknown: the model is not here, and its family has no published size"
 GIGABYTE = 10**9
 ERROR = "counted without kernels' workspaces and the allocator's reserve: expect up to a third more in all"
 
 
 def memory(experiment: Experiment) -> dict[str, str]:
-    """By role: weights and working memory. Of a reward's own network nothing is known."""
-    config = on_disk(experiment.model)
-    if config is None:
-        return {"memory": SINGLE_FILE if Path(experiment.model.source()).is_file() else UNKNOWN}
+    """By role: weights and working memory; of a model that is not here in folders, or not whole, those of its family's
+    best-known checkpoint. Of a reward's own network nothing is known."""
     try:
-        return _memory(experiment, config)
-    except FileNotFoundError:
-        return {"memory": UNKNOWN}
+        here = on_disk(experiment.model)
+        if here is not None:
+            with suppress(FileNotFoundError):
+                return _memory(experiment, here)
+        known = published(experiment.model)
+        if known is None:
+            return {"memory": UNKNOWN}
+        name, alike = known
+        return _memory(experiment, alike) | {
+            "memory, of what": f"{name}, by its configs: model.path is not on this disk, whole"
+        }
     except ValueError as problem:
         raise ConfigError(f"model.{problem}") from problem
 
@@ -51,7 +56,10 @@ def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:
     else:
         held += text
     held_by_learner = held + (ADAMW if experiment.reference.update == "frozen" else ADAMW + MOVING_REFERENCE) * trained
-    decoding = decoder_bytes(family, config, DECODED_AT_ONCE, gradient=_guided(experiment))
+    decoding = max(
+        decoder_bytes(family, config, DECODED_AT_ONCE),
+        decoder_bytes(family, config, guided_at_once(config), gradient=True) if _guided(experiment) else (0, 0),
+    )
     scorer = "a reward worker" if experiment.cluster.reward_workers else "a sampler's rewards, on top"
     return {
         "memory of a sampler": _gigabytes(held + FLOAT32 * trained, sampling),

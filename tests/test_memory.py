@@ -1,5 +1,6 @@
 """Memory of the roles: parameters and peaks against networks that are really there."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch.profiler import ProfilerActivity, profile
 
 from raypref import models
 from raypref.checks import ConfigError
 from raypref.core.search import Guidance, Search
-from raypref.memory import SINGLE_FILE, UNKNOWN, memory
+from raypref.memory import UNKNOWN, memory
 from raypref.methods.rdpo import RDPO
 from raypref.models.base import ModelConfig, ModelFamily
+from raypref.models.checkpoint import read_config
 from raypref.models.guided import GuidedDenoiser
 from raypref.models.live_memory import decoder_bytes, network_bytes, network_parameters
-from raypref.models.size import text_encoder_parameters
+from raypref.models.size import published, text_encoder_parameters
 from raypref.registry import named_classes
 from raypref.train.build import build_denoiser
 from raypref.train.experiment import ReferenceConfig, SamplingConfig
@@ -133,6 +136,8 @@ def test_guidance_fused_sampling_and_encoders_that_leave_are_counted(make_experi
     moved = memory(replace(plan, method=guided))
     assert work_of(moved, "a sampler") > 2 * work_of(told, "a sampler")
     assert work_of(moved, "a reward worker") > 2 * work_of(told, "a reward worker")
+    sliced = memory(replace(plan, method=guided, model=replace(plan.model, vae_slicing=True)))
+    assert work_of(sliced, "a reward worker") < work_of(moved, "a reward worker") / 8
     fused = memory(replace(plan, run=replace(plan.run, fused_sampling=True)))
     assert work_of(fused, "the learner") > 1.5 * work_of(told, "the learner")  # four pairs, not two
     freed = memory(replace(plan, model=replace(plan.model, free_text_encoders=True)))
@@ -160,8 +165,6 @@ def test_every_role_is_told_of_or_what_is_not_known(config: ModelConfig, make_ex
         "memory of the learner",
         "memory of a reward worker",
     ]
-    absent = replace(config, path="nobody/has-this-model")
-    assert memory(make_experiment(model=absent, sampling=flow)) == {"memory": UNKNOWN}
 
 
 def test_an_adapter_on_no_layer_is_one_line(config: ModelConfig, make_experiment: MakeExperiment):
@@ -176,17 +179,50 @@ def test_an_adapter_on_no_layer_is_one_line(config: ModelConfig, make_experiment
         build_denoiser(nowhere)
 
 
-def test_a_model_that_is_half_here_is_not_estimated(config: ModelConfig, make_experiment: MakeExperiment, tmp_path):
+def test_of_a_model_that_is_not_here_the_familys_best_known_is_told_of(
+    config: ModelConfig, make_experiment: MakeExperiment, tmp_path, monkeypatch
+):
+    """Small ones in the place of the published: their counting takes long."""
+    monkeypatch.setattr("raypref.models.size.ARCHITECTURES", tmp_path)
+    place = shutil.copytree(config.path, tmp_path / config.family)
+    encoders = {folder.name: 1000 for folder in place.glob("text_encoder*")}
+    (place / "published.json").write_text(json.dumps({"model": "owner/known", "text_encoders": encoders}))
     flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
+    here = memory(make_experiment(model=config, sampling=flow))
+    wanted = memory(make_experiment(model=replace(config, path="nobody/has-this-model"), sampling=flow))
+    assert wanted.pop("memory, of what").startswith("owner/known, by its configs")
+    assert wanted.keys() == here.keys()
+    assert work_of(wanted, "the learner") == work_of(here, "the learner")
     for lost in ("vae/config.json", "text_encoder/model.safetensors"):
-        half = tmp_path / lost.replace("/", "-")
-        shutil.copytree(config.path, half)
+        half = shutil.copytree(config.path, tmp_path / lost.replace("/", "-"))
         (half / lost).unlink()
-        assert memory(make_experiment(model=replace(config, path=str(half)), sampling=flow)) == {"memory": UNKNOWN}
+        told = memory(make_experiment(model=replace(config, path=str(half)), sampling=flow))
+        assert "memory, of what" in told
+        assert wanted.items() <= told.items()
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
     single = replace(config, path=str(file), single_file_config=config.path)
-    assert memory(make_experiment(model=single, sampling=flow)) == {"memory": SINGLE_FILE}
+    assert wanted.items() <= memory(make_experiment(model=single, sampling=flow)).items()
+    monkeypatch.setattr("raypref.models.size.ARCHITECTURES", tmp_path / "none")
+    assert memory(make_experiment(model=single, sampling=flow)) == {"memory": UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("family", "network", "decoder", "encoders"),
+    [
+        ("stable_diffusion", 859_520_964, 83_653_863, 123_060_480),
+        ("sdxl", 2_567_463_684, 83_653_863, 123_060_480 + 694_659_840),
+        ("sd3", 2_028_328_000, 83_819_683, 123_650_304 + 694_659_840 + 4_762_310_656),
+    ],
+)
+def test_the_best_known_have_their_published_sizes(family: str, network: int, decoder: int, encoders: int):
+    known = published(ModelConfig(family=family, path="not/here"))
+    assert known is not None
+    assert network_parameters(FAMILIES[family], known[1])[0] == network
+    assert text_encoder_parameters(known[1]) == encoders
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(read_config("AutoencoderKL", known[1], "vae"))
+    assert sum(parameter.numel() for parameter in vae.parameters()) == decoder
 
 
 def test_a_model_in_the_hub_s_cache_is_estimated_without_what_diffusers_does_not_download(

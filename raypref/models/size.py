@@ -1,5 +1,6 @@
 """Where on this disk a checkpoint is, and how large: from the headers of its files, nothing is loaded."""
 
+import json
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -8,6 +9,11 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from raypref.models.base import ModelConfig
+
+ARCHITECTURES = Path(__file__).parent.parent / "assets" / "architectures"
+"""By family: what its best-known checkpoint is called, the config.json of its networks, and how many parameters its
+text encoders have."""
+PUBLISHED = "published.json"
 
 
 def on_disk(config: ModelConfig) -> ModelConfig | None:
@@ -20,12 +26,26 @@ def on_disk(config: ModelConfig) -> ModelConfig | None:
     return replace(config, path=str(path), vae=str(vae or ""))
 
 
+def published(config: ModelConfig) -> tuple[str, ModelConfig] | None:
+    """The best-known checkpoint of a model's family, as if its configs alone were on this disk, and what it is called.
+    None where the family has none."""
+    folder = ARCHITECTURES / config.family
+    if not folder.is_dir():
+        return None
+    alike = replace(config, path=str(folder), vae="", single_file_config="", revision=None, variant=None)
+    return json.loads((folder / PUBLISHED).read_text())["model"], alike
+
+
 def text_encoder_parameters(config: ModelConfig) -> int:
-    """How many the text encoders of a model on this disk have.
+    """How many the text encoders of a model on this disk, or of a published one, have.
 
     Raises:
         FileNotFoundError: where their files are not there: a download that was not for all, or is not finished.
     """
+    told = Path(config.source()) / PUBLISHED
+    if told.is_file():
+        counts = json.loads(told.read_text())["text_encoders"]
+        return sum(count for name, count in counts.items() if config.text_encoder_3 or name != "text_encoder_3")
     folders = sorted(Path(config.source()).glob("text_encoder*"))
     wanted = [folder for folder in folders if config.text_encoder_3 or folder.name != "text_encoder_3"]
     if not wanted:

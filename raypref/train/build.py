@@ -19,7 +19,7 @@ from raypref.train.learner import Learner
 from raypref.train.out_of_memory import explaining_out_of_memory
 from raypref.train.preferences import prepared_set
 from raypref.train.sampler import Sampler, Scoring
-from raypref.train.scorer import Scorer
+from raypref.train.scorer import Scorer, guided_at_once
 from raypref.train.sources import Sources
 from raypref.train.stopped import StoppedRun
 
@@ -98,7 +98,7 @@ def build_scorer(experiment: Experiment) -> Scorer:
     if model.tiny_vae:
         with explaining_model("tiny_vae", model.tiny_vae):
             early = load_tiny_decoder(model)
-    return Scorer(decoder, training, watched, experiment.guard.reward_timeout, early)
+    return Scorer(decoder, training, watched, experiment.guard.reward_timeout, early, guided_at_once(model))
 
 
 def reward_environments(experiment: Experiment) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from raypref.models.base import Decoder
+from raypref.models.base import Decoder, ModelConfig
 from raypref.rewards.base import Reward
 from raypref.train.asked import Asked
 from raypref.train.experiment import GuardConfig
@@ -43,6 +43,12 @@ DECODED_AT_ONCE = 16
 numbers may depend on them, so they are the same everywhere."""
 
 
+def guided_at_once(config: ModelConfig) -> int:
+    """Pictures that are decoded together where their scores' gradient is wanted: until the way back a decoder keeps all
+    that it computes, and the slices of a batch, which otherwise leave one after the other, would all stay."""
+    return 1 if config.vae_slicing else DECODED_AT_ONCE
+
+
 class Scorer:
     """A decoder, the rewards that train, and the rewards that are only watched."""
 
@@ -53,9 +59,10 @@ class Scorer:
         watched: tuple[Reward, ...] = (),
         reward_timeout: float = GuardConfig.reward_timeout,
         early: Decoder | None = None,
+        guided_at_once: int = DECODED_AT_ONCE,
     ) -> None:
         """`decoder` decodes finished pictures, and `early`, where it is given, those that are predicted on the way."""
-        self.decoder, self.early = decoder, early
+        self.decoder, self.early, self.guided_at_once = decoder, early, guided_at_once
         self.rewards = tuple(Asked(reward, reward_timeout) for reward in rewards)
         self.watched = tuple(Asked(reward, reward_timeout) for reward in watched)
 
@@ -63,10 +70,11 @@ class Scorer:
     def score(self, request: ScoreRequest) -> Scores:
         """Scores of the training rewards, float32 on the CPU; with their gradient where it is asked for.
 
-        DECODED_AT_ONCE pictures at a time: a request holds every picture of a chunk, whatever the number of candidates.
+        DECODED_AT_ONCE pictures at a time, `guided_at_once` with a gradient: a request holds every picture of a chunk,
+        whatever the number of candidates.
         """
         started = time.perf_counter()
-        rows = torch.arange(len(request.x_0)).split(DECODED_AT_ONCE)
+        rows = torch.arange(len(request.x_0)).split(self.guided_at_once if request.gradient else DECODED_AT_ONCE)
         parts = [self._score_rows(request.take(chosen)) for chosen in rows]
         gradients = [part.gradient for part in parts if part.gradient is not None]
         return Scores(
