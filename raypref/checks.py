@@ -52,6 +52,7 @@ def check_rules(experiment: Experiment) -> None:
     _check_model(experiment)
     _check_search(experiment)
     _check_rewards(experiment)
+    _check_prompts(experiment)
     _check_diet(experiment)
     _check_batch(experiment)
     _check_ranks(experiment)
@@ -117,6 +118,19 @@ def is_differentiable(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether a reward, and all that it is made of, has a gradient."""
     kind = named_classes(rewards, Reward)[name]
     return kind.differentiable and all(is_differentiable(*part) for part in kind.parts(settings))
+
+
+def _check_prompts(experiment: Experiment) -> None:
+    """Single prompts that a reward cannot score are counted as they come; but it must be able to score one."""
+    known, trained = named_classes(rewards, Reward), (experiment.reward.name, *experiment.reward.also)
+    judged = [("reward.name", name, "prompts", experiment.prompts) for name in trained]
+    for name in (*trained, *experiment.evaluate.rewards):
+        field = "reward.name" if name in trained else "evaluate.rewards"
+        judged.append((field, name, "heldout_prompts", experiment.heldout_prompts))
+    for field, name, key, prompts in judged:
+        refusals = [known[name].refusal(prompt) for prompt in prompts]
+        if refusals and all(refusals):
+            raise ConfigError(f"{field} = {name!r}: it can score none of run.{key}; {refusals[0]}")
 
 
 def _check_model(experiment: Experiment) -> None:

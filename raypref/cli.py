@@ -212,10 +212,11 @@ def show(config: Config, overrides: Overrides = None) -> None:
     import tomli_w
 
     from raypref.config import load_experiment, resolved
+    from raypref.data.prompts import read_prompts_here
     from raypref.dry_run import dry_run
     from raypref.memory import memory
 
-    experiment = load_experiment(config, overrides or [])
+    experiment = load_experiment(config, overrides or [], read=read_prompts_here)
     typer.echo(tomli_w.dumps(resolved(experiment)))
     for name, value in (dry_run(experiment) | memory(experiment)).items():
         typer.echo(f"# {name}: {value}")

@@ -56,12 +56,16 @@ SECTIONS: dict[str, type] = {
     "cluster": ClusterConfig,
 }
 
+ReadPrompts = Callable[[PromptSource, Path], tuple[str, ...]]
 PROMPTS = ("prompts", "heldout_prompts")
 """The keys of [run] that name a source of prompts, and the fields of Experiment that hold them."""
 
 
 def load_experiment(
-    path: Path, overrides: Sequence[str] = (), check: Callable[[Experiment], None] = check_experiment
+    path: Path,
+    overrides: Sequence[str] = (),
+    check: Callable[[Experiment], None] = check_experiment,
+    read: ReadPrompts = read_prompts,
 ) -> Experiment:
     """Reads an experiment, and checks it, to be run on this machine unless another check is given. No model is loaded.
     A [tune] section, which is a study's, is passed over.
@@ -71,18 +75,21 @@ def load_experiment(
     """
     tables = apply_overrides(read_toml(path), overrides)
     tables.pop("tune", None)
-    return checked_experiment(tables, path.parent, check)
+    return checked_experiment(tables, path.parent, check, read)
 
 
 def checked_experiment(
-    tables: Table, folder: Path, check: Callable[[Experiment], None] = check_experiment
+    tables: Table,
+    folder: Path,
+    check: Callable[[Experiment], None] = check_experiment,
+    read: ReadPrompts = read_prompts,
 ) -> Experiment:
     """The experiment of a config's tables, checked, without the held-out ones among its training prompts.
 
     Raises:
         ConfigError: for anything that would fail later.
     """
-    experiment = to_train_on(build_experiment(tables, folder))
+    experiment = to_train_on(build_experiment(tables, folder, read))
     check(experiment)
     return experiment
 
@@ -154,7 +161,7 @@ def apply_overrides(tables: Table, overrides: Sequence[str]) -> Table:
     return merged
 
 
-def build_experiment(tables: Table, folder: Path) -> Experiment:
+def build_experiment(tables: Table, folder: Path, read: ReadPrompts = read_prompts) -> Experiment:
     """Fills every section and reads the prompts; `folder` is where a config's prompt files are looked for first."""
     for name in tables:
         if name not in SECTIONS:
@@ -178,8 +185,8 @@ def build_experiment(tables: Table, folder: Path) -> Experiment:
     return Experiment(
         method=_method(tables.get("method", {})),
         reward=reward,
-        prompts=() if filled["data"].path and not run.prompts.path else _prompts("prompts", run.prompts, folder),
-        heldout_prompts=_prompts("heldout_prompts", run.heldout_prompts, folder),
+        prompts=() if filled["data"].path and not run.prompts.path else _prompts("prompts", run.prompts, folder, read),
+        heldout_prompts=_prompts("heldout_prompts", run.heldout_prompts, folder, read),
         **filled,
     )
 
@@ -193,9 +200,9 @@ def _source(key: str, value: Any) -> Table:
     return _plain(PromptSource.named(value))
 
 
-def _prompts(key: str, source: PromptSource, folder: Path) -> tuple[str, ...]:
+def _prompts(key: str, source: PromptSource, folder: Path, read: ReadPrompts) -> tuple[str, ...]:
     try:
-        return read_prompts(source, folder)
+        return read(source, folder)
     except ValueError as problem:
         raise ConfigError(f"run.{key} = {str(source)!r}: {problem}") from None
 

@@ -53,6 +53,8 @@ def _looks_ahead(experiment: Experiment) -> bool:
 
 def prompts(experiment: Experiment) -> str:
     """How many prompts are trained on, and how many are not."""
+    if not experiment.heldout_prompts or not (experiment.prompts or experiment.data.path):
+        return "not all of them are here to be counted: they are on the Hub, which cannot be asked"
     left_out = f" ({experiment.left_out} left out, which are held out too)" if experiment.left_out else ""
     trained = f"{len(experiment.prompts)} to train on{left_out}"
     if experiment.data.path:
@@ -73,9 +75,14 @@ def dry_run(experiment: Experiment) -> dict[str, str]:
         f"{method.row_name()} an iteration": f"{_kept(method, rows)}, {rows * run.iterations} in the run",
         "optimizer updates an iteration": str(updates),
         **_work(experiment),
-        "pictures an evaluation": str(len(experiment.heldout_prompts) * experiment.evaluate.images_per_prompt),
+        "pictures an evaluation": _judged(experiment),
         **_places(experiment),
     }
+
+
+def _judged(experiment: Experiment) -> str:
+    a_prompt, prompts = experiment.evaluate.images_per_prompt, len(experiment.heldout_prompts)
+    return str(prompts * a_prompt) if prompts else f"{a_prompt} a prompt"
 
 
 def _kept(method: Method, rows: int) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from raypref import methods, rewards
 from raypref.cli import main
+from raypref.data.hub import Unreachable
 from raypref.dry_run import dry_run
 from raypref.methods.base import Method
 from raypref.registry import named_classes
@@ -49,6 +50,20 @@ def test_show_prints_the_resolved_config_and_what_it_costs(raypref, tmp_path):
     assert "# memory of a sampler's rewards, on top: " in printed
     assert "# reserved: 1 CPUs, 0 GPUs to start, 1.5 CPUs, 0 GPUs when all have joined" in printed
     assert not any(Path(tmp_path).iterdir())
+
+
+def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch):
+    def away(*words: object, **settings: object) -> None:
+        raise Unreachable("neither in the Hub's cache nor to be downloaded")
+
+    monkeypatch.setattr("raypref.data.prompts.dataset_files", away)
+    recipe = "experiments/rdpo/table8/sd15_aesthetic_rdpo.toml"
+    printed = raypref("show", recipe, "model.path=owner/name", "run.prompts=owner/set:train")
+    assert "# prompts: not all of them are here to be counted" in printed
+    assert "# memory of the learner: 1.97 GB of weights and optimizer" in printed
+    assert "# memory, of what: stable-diffusion-v1-5/stable-diffusion-v1-5, by its configs" in printed
+    printed = raypref("show", "experiments/quickstart.toml", "run.heldout_prompts=owner/set:test")
+    assert "# pictures an evaluation: 4 a prompt" in printed
 
 
 def test_help_loads_nothing_heavy():

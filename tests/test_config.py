@@ -95,6 +95,14 @@ BROKEN = [
     ),
     (["reward.strength=3"], "reward.strength = 3: colorfulness has no setting 'strength'"),
     (['evaluate.rewards=["clips"]'], "evaluate.rewards: there is no reward 'clips'"),
+    (
+        ["run.heldout_prompts=animals:heldout", 'evaluate.rewards=["prompt_match"]'],
+        "evaluate.rewards = 'prompt_match': it can score none of run.heldout_prompts; prompt_match cannot score 'bat'",
+    ),
+    (
+        ["reward.name=step_aware_match", "run.prompts=animals:heldout"],
+        "reward.name = 'step_aware_match': it can score none of run.prompts; prompt_match cannot score",
+    ),
     (["reward.name=vp_score"], "reward.checkpoint is missing: vp_score needs it"),
     (["reward.name=hpsv2", 'reward.version="3"'], "reward.version = '3': input should be '2.0' or '2.1'"),
     (["reward.name=clip", "reward.dtype=float8"], "reward.dtype = 'float8': input should be 'float32', 'bfloat16' or"),

@@ -19,6 +19,10 @@ SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})")
 """data/train-00000-of-00007, and what may follow."""
 
 
+class Unreachable(ValueError):
+    """A dataset that is not in the Hub's cache, while the Hub cannot be asked."""
+
+
 def may_be_dataset(path: str) -> bool:
     """Whether what is no path of this disk may be the id of a dataset: owner/name, and no file's name."""
     return ID.fullmatch(path) is not None and Path(path).suffix not in (*SUFFIXES, *PICTURES)
@@ -42,7 +46,8 @@ def dataset_files(
     is a plain name must be there.
 
     Raises:
-        ValueError: where there are none, they can be neither found in the cache nor downloaded, or some are missing.
+        Unreachable: where they can be neither found in the cache nor downloaded.
+        ValueError: where there are none, or some are missing.
     """
     folder, wanted = _snapshot(name, patterns, revision)
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -71,7 +76,7 @@ def _snapshot(name: str, patterns: tuple[str, ...], revision: str | None) -> tup
         wanted = {"revision": revision, "allow_patterns": list(patterns)}
         folder = snapshot_download(name, repo_type="dataset", local_files_only=True, **wanted)
     except Exception:
-        raise ValueError(
+        raise Unreachable(
             f"neither in the Hub's cache nor to be downloaded ({said}); fill the cache where there is network "
             "(docs/prompts.md), or name a file"
         ) from None

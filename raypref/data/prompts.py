@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raypref.core.seeding import Key
 from raypref.data.files import read_file
-from raypref.data.hub import dataset_files, may_be_dataset, split_files
+from raypref.data.hub import Unreachable, dataset_files, may_be_dataset, split_files
 from raypref.data.named import NAMED
 from raypref.data.source import PromptSource
 from raypref.registry import nearest
@@ -28,6 +28,14 @@ def read_prompts(source: PromptSource, folder: Path) -> tuple[str, ...]:
         raise ValueError(f"sample = {source.sample}: it holds {len(prompts)} prompts; use fewer, or 0 for all")
     drawn = Key(0)("prompts").permutation(len(prompts))[: source.sample]
     return tuple(prompts[int(index)] for index in drawn.sort().values)
+
+
+def read_prompts_here(source: PromptSource, folder: Path) -> tuple[str, ...]:
+    """As `read_prompts`; none where they are on a Hub that cannot be asked."""
+    try:
+        return read_prompts(source, folder)
+    except Unreachable:
+        return ()
 
 
 def _all_prompts(source: PromptSource, folder: Path) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ class Reward(ABC):
         return {}
 
     @classmethod
+    def refusal(cls, prompt: str) -> str:
+        """Why no picture of that prompt can be scored, as far as can be told without loading anything; else empty."""
+        return ""
+
+    @classmethod
     def parts(cls, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Names and settings of the rewards inside a reward of these settings; none by default."""
         return []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,7 +60,7 @@ class PromptMatch(Reward, Featured):
     differentiable: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self.vocabulary: Vocabulary = json.loads((ASSET / "config.json").read_text())["vocabulary"]
+        self.vocabulary = vocabulary()
         self.net = AttributeNet({name: len(words) for name, words in self.vocabulary.items()})
         weights = load_file(ASSET / "model.safetensors")
         self.net.load_state_dict({key: value.float() for key, value in weights.items()})
@@ -89,19 +90,40 @@ class PromptMatch(Reward, Featured):
 
     def asked(self, prompts: Sequence[str]) -> Tensor:
         """[B A] the index of the asked value, -1 where the prompt does not name the attribute."""
-        return torch.tensor([self.parse(prompt) for prompt in prompts])
+        return torch.tensor([parse(prompt) for prompt in prompts])
 
-    def parse(self, prompt: str) -> list[int]:
-        """The index of the asked value for each attribute, or -1."""
-        said = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-        indices = [next((i for i, word in enumerate(words) if word in said), -1) for words in self.vocabulary.values()]
-        if max(indices) < 0:
-            known = ", ".join(word for words in self.vocabulary.values() for word in words if word)
-            raise ValueError(
-                f"prompt_match cannot score {prompt!r}: it names no colour, animal, place or size that the "
-                f"classifier knows. Use at least one of: {known}."
-            )
-        return indices
+    @classmethod
+    def refusal(cls, prompt: str) -> str:
+        """See `Reward.refusal`."""
+        try:
+            parse(prompt)
+        except ValueError as problem:
+            return str(problem)
+        return ""
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """What the classifier knows."""
+    known: Vocabulary = json.loads((ASSET / "config.json").read_text())["vocabulary"]
+    return known
+
+
+def parse(prompt: str) -> list[int]:
+    """The index of the asked value for each attribute, or -1.
+
+    Raises:
+        ValueError: where the prompt names none.
+    """
+    said = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+    indices = [next((i for i, word in enumerate(words) if word in said), -1) for words in vocabulary().values()]
+    if max(indices) < 0:
+        known = ", ".join(word for words in vocabulary().values() for word in words if word)
+        raise ValueError(
+            f"prompt_match cannot score {prompt!r}: it names no colour, animal, place or size that the "
+            f"classifier knows. Use at least one of: {known}."
+        )
+    return indices
 
 
 def fitted(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 64 64"]:

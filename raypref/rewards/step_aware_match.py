@@ -45,6 +45,11 @@ class StepAwareMatch(StepAwareReward):
         self.net.load_state_dict({key: value.float() for key, value in weights.items()})
         self.net.eval().requires_grad_(False)
 
+    @classmethod
+    def refusal(cls, prompt: str) -> str:
+        """See `Reward.refusal`."""
+        return PromptMatch.refusal(prompt)
+
     def score_at(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], t: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:

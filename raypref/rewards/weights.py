@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -95,7 +95,22 @@ def local_file(field: str, source: str) -> Path:
             f"reward.{field} = {source!r}: no such file; name a local file, or one on the hub as owner/name/file"
         )
     with explained(field, source, f"hf download {owner}/{name} {file}"):
+        if not isinstance(try_to_load_from_cache(f"{owner}/{name}", file), str):
+            _ask_hub(f"{owner}/{name}")
         return Path(hf_hub_download(f"{owner}/{name}", file))
+
+
+def _ask_hub(name: str) -> None:
+    """Asks once whether a repository can be had: where there is no network, a download would be tried for a minute and
+    fill the log.
+
+    Raises:
+        OSError: where it cannot.
+    """
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as problem:  # every version of the Hub's client, and of what it stands on, has errors of its own
+        raise OSError(f"{type(problem).__name__}: {problem}") from problem
 
 
 def _downloaded(field: str, source: str) -> Path:

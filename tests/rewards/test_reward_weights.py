@@ -63,3 +63,18 @@ def test_a_file_that_is_cut_short_or_holds_no_state_is_one_clear_error(tmp_path)
     torch.save([torch.ones(2)], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"reward\.head = .*no file of tensors"):
         read_state("head", str(tmp_path / "list.pt"))
+
+
+def test_where_the_hub_cannot_be_asked_no_download_is_tried(monkeypatch):
+    def no_network(*words: object, **settings: object) -> None:
+        raise RuntimeError("name or service not known")  # the Hub's client stands on a library with errors of its own
+
+    def download(*words: object) -> None:
+        pytest.fail("a minute of retries")
+
+    monkeypatch.setattr("raypref.rewards.weights.HfApi.model_info", no_network)
+    monkeypatch.setattr("raypref.rewards.weights.hf_hub_download", download)
+    with pytest.raises(
+        OSError, match=r"reward\.head = 'owner/name/head\.pt': neither here nor .*`hf download owner/name"
+    ):
+        local_file("head", "owner/name/head.pt")
