@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
-from raypref.cluster.connect import in_job_folder
+from raypref.cluster.job_folder import in_job_folder
 from raypref.cluster.runtime import RayRuntime
 from raypref.data.preference_source import DataConfig
 from raypref.disk import DiskGuard, DiskStop, writing

@@ -1,6 +1,5 @@
 """Joining a Ray cluster, or starting one on this machine."""
 
-import json
 import math
 import os
 import signal
@@ -44,12 +43,6 @@ def connect(experiment: Experiment, cpus: float = 0.0) -> Path | None:
         include_dashboard=False,
     )
     return Path(started.address_info["session_dir"])
-
-
-def in_job_folder() -> bool:
-    """Whether this process is a job that works in a copy of files that Ray has made for it."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return "working_dir" in job.get("runtime_env", {})
 
 
 def _init(address: str, **settings: Any) -> Any:
