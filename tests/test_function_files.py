@@ -74,3 +74,10 @@ def test_a_file_that_travels_with_a_job_is_named_as_the_job_finds_it(toml, elsew
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}}))
     there = load_experiment(Path("config.toml"), (), check_rules)
     assert there.reward.settings == {"path": "mine/reward.py:score"}
+
+
+def test_a_function_that_the_file_lacks_is_told_before_anything_starts(toml, elsewhere):
+    file = reward_in(toml.parent)
+    said = rf"^reward\.path = '{file}:scores': {file} has no function 'scores': did you mean 'score'\?$"
+    with pytest.raises(ConfigError, match=said):
+        load_experiment(toml, ["reward.name=function", "reward.path=mine/reward.py:scores"])
