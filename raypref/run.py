@@ -31,7 +31,14 @@ from raypref.signals import ending_in_order, undisturbed
 from raypref.tracking import Tracker
 from raypref.train.attendance import Attendance, Change
 from raypref.train.build import reward_environments
-from raypref.train.checkpoint import CorruptCheckpoint, TrainState, newest_good, write_checkpoint
+from raypref.train.checkpoint import (
+    CorruptCheckpoint,
+    TrainState,
+    checkpoints,
+    iteration_of,
+    newest_good,
+    write_checkpoint,
+)
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment, GuardAction
 from raypref.train.guards import commonest, on_one_line
@@ -40,7 +47,7 @@ from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime, Runtime
 from raypref.train.scorer import Judgement
-from raypref.train.stopped import StoppedRun
+from raypref.train.stopped import StoppedRun, Terminated
 
 
 def start_runtime(experiment: Experiment) -> Runtime:
@@ -172,8 +179,37 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     return evaluation
 
 
-@ending_in_order()
 def _run(
+    experiment: Experiment,
+    path: Path,
+    prepare: Callable[[Experiment], RunDirectory],
+    state: TrainState | None,
+    on_evaluation: Callable[[Evaluation], None],
+) -> Path:
+    """Raises Terminated, where somebody ends it, with what is left of the run and how to go on."""
+    begun: list[RunDirectory] = []
+
+    def begin(experiment: Experiment) -> RunDirectory:
+        begun.append(prepare(experiment))
+        return begun[0]
+
+    try:
+        return _work(experiment, path, begin, state, on_evaluation)
+    except Terminated as ending:
+        further = _way_on(begun[0], experiment) if begun else " before it had begun; the same command starts it again"
+        raise Terminated(ending.signal_number, further) from None
+
+
+def _way_on(directory: RunDirectory, experiment: Experiment) -> str:
+    command = f"raypref {'submit --resume' if in_job_folder() else 'resume'} {directory.path}"
+    kept = checkpoints(directory.checkpoints(experiment))
+    if not kept:
+        return f"; {directory.path} has no checkpoint yet; `{command}` begins anew"
+    return f"; {directory.path} has a checkpoint of iteration {iteration_of(kept[-1])}; `{command}` goes on from there"
+
+
+@ending_in_order()
+def _work(
     experiment: Experiment,
     path: Path,
     prepare: Callable[[Experiment], RunDirectory],
@@ -185,6 +221,8 @@ def _run(
     with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
         display.say(f"{experiment.method.name} on {experiment.model.path}, reward {experiment.reward.name}")
         display.say(f"prompts: {prompts(experiment)}")
+        if state is not None:
+            display.say(f"goes on from the checkpoint of iteration {state.iteration}")
         experiment = _with_prepared_set(experiment, display.say)
         display.say(f"starting workers ({experiment.cluster.runtime})")
         runtime = start_runtime(experiment)
