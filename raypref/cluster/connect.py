@@ -45,6 +45,11 @@ def connect(experiment: Experiment, cpus: float = 0.0) -> Path | None:
     return Path(started.address_info["session_dir"])
 
 
+def said(problem: object) -> str:
+    """What Ray says, without its full stops, of which it may write two."""
+    return str(problem).rstrip(". \n")
+
+
 def _init(address: str, **settings: Any) -> Any:
     """Ray takes SIGTERM for itself, in Python and below; whoever handled it before does so again afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -57,7 +62,7 @@ def _init(address: str, **settings: Any) -> Any:
         raise
     except Exception as problem:  # Ray has no class of its own for a start that fails
         raise NoCluster(
-            f"Ray ({address}) is not there: {problem}; try again when this machine is less busy, check "
+            f"Ray ({address}) is not there: {said(problem)}; try again when this machine is less busy, check "
             "cluster.address, or run without Ray: cluster.runtime=local"
         ) from problem
     finally:
