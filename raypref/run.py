@@ -15,6 +15,7 @@ from pathlib import Path
 from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
 from raypref.cluster.job_folder import in_job_folder
 from raypref.cluster.runtime import RayRuntime
+from raypref.core.counted import counted
 from raypref.data.preference_source import DataConfig
 from raypref.disk import DiskGuard, DiskStop, writing
 from raypref.dry_run import prompts
@@ -342,17 +343,17 @@ class Recorder(Observer):
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         judged_on = self.experiment.judged_on()
-        self.display.say(f"{judged_on} after {iteration} iterations: {describe(evaluation)}")
+        self.display.say(f"{judged_on} after {counted(iteration, 'iteration')}: {describe(evaluation)}")
         self._failed(iteration, evaluation.failures)
         self._on_evaluation(evaluation)
 
     def _failed(self, iteration: int, failures: dict[str, int]) -> None:
         if failures:
-            self.display.say(f"missing scores after {iteration} iterations: {on_one_line(failures)}")
+            self.display.say(f"missing scores after {counted(iteration, 'iteration')}: {on_one_line(failures)}")
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
         self.directory.append(self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action})
-        self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
+        self.display.say(f"guard after {counted(iteration, 'iteration')}: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints(self.experiment), state, self.experiment.checkpoint.keep)
@@ -367,7 +368,7 @@ class Recorder(Observer):
         earlier = self.directory.rows(self.directory.timings)
         self._seconds = earlier[-1]["seconds"] if earlier else 0.0
         self._events.forget_after(iteration)
-        warn(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
+        warn(f"after {counted(iteration, 'iteration')}: {why}; a fresh learner goes on from there")
 
     def close(self, attendance: Attendance) -> None:
         """With what became of workers since the last iteration."""
