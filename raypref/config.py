@@ -16,6 +16,7 @@ from raypref.checks import ConfigError, check_experiment
 from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
+from raypref.function_files import located
 from raypref.methods.base import Method
 from raypref.models.base import ModelConfig
 from raypref.registry import named_classes, nearest
@@ -73,9 +74,18 @@ def load_experiment(
     Raises:
         ConfigError: for anything that would fail later.
     """
-    tables = apply_overrides(read_toml(path), overrides)
+    tables = config_tables(path, overrides)
     tables.pop("tune", None)
     return checked_experiment(tables, path.parent, check, read)
+
+
+def config_tables(path: Path, overrides: Sequence[str]) -> Table:
+    """The tables of a config that the user wrote, with overrides.
+
+    Raises:
+        ConfigError: where it cannot be read, or names a function's file that is not there.
+    """
+    return located(apply_overrides(read_toml(path), overrides), path.parent)
 
 
 def checked_experiment(

@@ -14,23 +14,24 @@ def idle_shares(experiment: Experiment, timings: Sequence[dict[str, Any]]) -> di
     """Role -> idle share of its workers' wall-clock time, while they were there, in iterations that no evaluation came
     before.
 
-    Empty where there was none, nobody of a role was there, or a part was not measured yet. Without Ray one process
-    plays all roles in turn, and the shares add up accordingly. Busy is computing: proofs, packing and the learner's
-    answers to the driver do not count.
+    Empty where there was none, nobody of a role was there, or a part was not measured yet; and without Ray, where one
+    process plays all roles in turn. Busy is computing: proofs, packing and the learner's answers to the driver do not
+    count.
     """
     cluster, every = experiment.cluster, experiment.evaluate.every
-    here = cluster.runtime == "local"
-    busy_parts = BUSY if here or cluster.reward_workers else SCORING_THEMSELVES
+    if cluster.runtime == "local":
+        return {}
+    busy_parts = BUSY if cluster.reward_workers else SCORING_THEMSELVES
     earlier = [0.0, *(row["seconds"] for row in timings[:-1])]
     plain = [
-        (row["seconds"] - before, 1 if here else row.get("samplers", cluster.samplers), row["busy_seconds"])
+        (row["seconds"] - before, row.get("samplers", cluster.samplers), row["busy_seconds"])
         for row, before in zip(timings, earlier, strict=True)
         if not every or row["iteration"] == 1 or (row["iteration"] - 1) % every
     ]
     wall = sum(seconds for seconds, _, _ in plain)
     present = {
         "samplers": sum(seconds * samplers for seconds, samplers, _ in plain),
-        "reward workers": wall if here else wall * cluster.reward_workers,
+        "reward workers": wall * cluster.reward_workers,
         "learner": wall,
     }
     measured = all(part in busy for *_, busy in plain for parts in busy_parts.values() for part in parts)

@@ -6,6 +6,7 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from raypref.checks import HUB_ID
+from raypref.core.counted import counted
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import before_and_after
 from raypref.provenance import public
@@ -72,7 +73,8 @@ def _summary(experiment: Experiment) -> str:
     kind = "A LoRA" if model.train == "lora" else "The fully fine-tuned network"
     return (
         f"# {experiment.run.name}\n\n{kind} of `{public(model.path)}`, aligned online by raypref: method "
-        f"`{experiment.method.name}`, reward `{experiment.reward.name}`, {experiment.run.iterations} iterations.{start}"
+        f"`{experiment.method.name}`, reward `{experiment.reward.name}`, "
+        f"{counted(experiment.run.iterations, 'iteration')}.{start}"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from raypref.answers import answers_section
+from raypref.core.counted import counted
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import (
     SILENCE,
@@ -176,7 +177,7 @@ def _table(experiment: Experiment, evaluations: list[Evaluation]) -> str:
     return (
         f"<h2>{experiment.judged_on().capitalize()}</h2>"
         f"<p class='note'>{final.prompts} prompts x {final.images_per_prompt} pictures, "
-        f"the same seeds before and after {final.iteration} iterations.</p>"
+        f"the same seeds before and after {counted(final.iteration, 'iteration')}.</p>"
         f"<table><tr><th></th><th>base</th><th>final</th><th>change</th></tr>{body}</table>"
     )
 

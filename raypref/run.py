@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
-from raypref.cluster.connect import in_job_folder
+from raypref.cluster.job_folder import in_job_folder
 from raypref.cluster.runtime import RayRuntime
+from raypref.core.counted import counted
 from raypref.data.preference_source import DataConfig
 from raypref.disk import DiskGuard, DiskStop, writing
 from raypref.dry_run import prompts
@@ -31,7 +32,14 @@ from raypref.signals import ending_in_order, undisturbed
 from raypref.tracking import Tracker
 from raypref.train.attendance import Attendance, Change
 from raypref.train.build import reward_environments
-from raypref.train.checkpoint import CorruptCheckpoint, TrainState, newest_good, write_checkpoint
+from raypref.train.checkpoint import (
+    CorruptCheckpoint,
+    TrainState,
+    checkpoints,
+    iteration_of,
+    newest_good,
+    write_checkpoint,
+)
 from raypref.train.chunk import evaluation_chunks
 from raypref.train.experiment import Experiment, GuardAction
 from raypref.train.guards import commonest, on_one_line
@@ -40,7 +48,7 @@ from raypref.train.loop import Observer
 from raypref.train.loop import train as train_loop
 from raypref.train.runtime import LocalRuntime, Runtime
 from raypref.train.scorer import Judgement
-from raypref.train.stopped import StoppedRun
+from raypref.train.stopped import StoppedRun, Terminated
 
 
 def start_runtime(experiment: Experiment) -> Runtime:
@@ -172,8 +180,37 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     return evaluation
 
 
-@ending_in_order()
 def _run(
+    experiment: Experiment,
+    path: Path,
+    prepare: Callable[[Experiment], RunDirectory],
+    state: TrainState | None,
+    on_evaluation: Callable[[Evaluation], None],
+) -> Path:
+    """Raises Terminated, where somebody ends it, with what is left of the run and how to go on."""
+    begun: list[RunDirectory] = []
+
+    def begin(experiment: Experiment) -> RunDirectory:
+        begun.append(prepare(experiment))
+        return begun[0]
+
+    try:
+        return _work(experiment, path, begin, state, on_evaluation)
+    except Terminated as ending:
+        further = _way_on(begun[0], experiment) if begun else " before it had begun; the same command starts it again"
+        raise Terminated(ending.signal_number, further) from None
+
+
+def _way_on(directory: RunDirectory, experiment: Experiment) -> str:
+    command = f"raypref {'submit --resume' if in_job_folder() else 'resume'} {directory.path}"
+    kept = checkpoints(directory.checkpoints(experiment))
+    if not kept:
+        return f"; {directory.path} has no checkpoint yet; `{command}` begins anew"
+    return f"; {directory.path} has a checkpoint of iteration {iteration_of(kept[-1])}; `{command}` goes on from there"
+
+
+@ending_in_order()
+def _work(
     experiment: Experiment,
     path: Path,
     prepare: Callable[[Experiment], RunDirectory],
@@ -185,6 +222,8 @@ def _run(
     with Display(experiment.run.iterations, 0 if state is None else state.iteration) as display:
         display.say(f"{experiment.method.name} on {experiment.model.path}, reward {experiment.reward.name}")
         display.say(f"prompts: {prompts(experiment)}")
+        if state is not None:
+            display.say(f"goes on from the checkpoint of iteration {state.iteration}")
         experiment = _with_prepared_set(experiment, display.say)
         display.say(f"starting workers ({experiment.cluster.runtime})")
         runtime = start_runtime(experiment)
@@ -304,17 +343,17 @@ class Recorder(Observer):
         }
         self._events.log(iteration, {f"heldout/{name}": value for name, value in figures.items()})
         judged_on = self.experiment.judged_on()
-        self.display.say(f"{judged_on} after {iteration} iterations: {describe(evaluation)}")
+        self.display.say(f"{judged_on} after {counted(iteration, 'iteration')}: {describe(evaluation)}")
         self._failed(iteration, evaluation.failures)
         self._on_evaluation(evaluation)
 
     def _failed(self, iteration: int, failures: dict[str, int]) -> None:
         if failures:
-            self.display.say(f"missing scores after {iteration} iterations: {on_one_line(failures)}")
+            self.display.say(f"missing scores after {counted(iteration, 'iteration')}: {on_one_line(failures)}")
 
     def alarmed(self, iteration: int, alarms: dict[str, int], action: GuardAction) -> None:
         self.directory.append(self.directory.alarms, {"iteration": iteration, "alarms": alarms, "action": action})
-        self.display.say(f"guard after {iteration} iterations: {', '.join(alarms)}; action: {action}")
+        self.display.say(f"guard after {counted(iteration, 'iteration')}: {', '.join(alarms)}; action: {action}")
 
     def checkpointed(self, state: TrainState) -> None:
         write_checkpoint(self.directory.checkpoints(self.experiment), state, self.experiment.checkpoint.keep)
@@ -329,7 +368,7 @@ class Recorder(Observer):
         earlier = self.directory.rows(self.directory.timings)
         self._seconds = earlier[-1]["seconds"] if earlier else 0.0
         self._events.forget_after(iteration)
-        warn(f"after {iteration} iterations: {why}; a fresh learner goes on from there")
+        warn(f"after {counted(iteration, 'iteration')}: {why}; a fresh learner goes on from there")
 
     def close(self, attendance: Attendance) -> None:
         """With what became of workers since the last iteration."""

@@ -9,6 +9,7 @@ import tomli_w
 import raypref
 from raypref.checks import ConfigError, check_outlives_job
 from raypref.cluster.jobs import Job
+from raypref.function_files import travelling
 from raypref.run_directory import portable, write_prompts
 from raypref.train.experiment import Experiment
 
@@ -30,7 +31,7 @@ def training_job(
     """
     check_outlives_job(experiment)
     write_prompts(experiment, folder)
-    (folder / CONFIG).write_text(tomli_w.dumps(portable(experiment)))
+    (folder / CONFIG).write_text(tomli_w.dumps(travelling(portable(experiment), files)))
     _copy(files, folder)
     command = (*COMMAND, "train", CONFIG, *(["--overwrite"] if overwrite else []))
     about = {"method": experiment.method.name, "reward": experiment.reward.name, "model": experiment.model.path}

@@ -4,6 +4,8 @@ import html
 from collections import Counter
 from typing import Any
 
+from raypref.core.counted import counted
+
 SHOWN = 100
 """Lines of the table, the newest."""
 
@@ -15,7 +17,7 @@ def workers_table(rows: list[dict[str, Any]]) -> str:
     counts = Counter((row["role"], row["kind"]) for row in rows)
     roles = list(dict.fromkeys(row["role"] for row in rows if row["kind"] != "resumed"))
     told = [
-        f"{counts[role, 'joined']} {role}{'s' if counts[role, 'joined'] != 1 else ''} joined"
+        f"{counted(counts[role, 'joined'], role)} joined"
         + "".join(f", {counts[role, kind]} {kind}" for kind in ("left", "lost", "failed") if counts[role, kind])
         for role in roles
     ]

@@ -132,7 +132,7 @@ BROKEN = [
     (["reward.name=function", "reward.path=x.py"], "reward.path = 'x.py': string should match pattern"),
     (
         ["reward.name=function", "reward.path=nowhere.py:score"],
-        "reward.path = 'nowhere.py:score': there is no file nowhere.py; name a Python file and a function in it",
+        "reward.path = 'nowhere.py:score': no such file; looked for ",
     ),
     (["reward.name=mixture", "reward.parts=[]"], "reward.parts = []: list should have at least 1 item"),
     (

@@ -1,6 +1,7 @@
 """A process that is ended, in order or not, leaves a run that `raypref resume` brings to the very same end."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -53,6 +54,8 @@ runtime = "{runtime}"
 worker_cpus = 0.1
 """
 
+IN_A_JOB = {"runtime_env": {"working_dir": "gcs://a_job.zip"}}
+
 
 def config(folder: Path, model: Path, every: int, runtime: str) -> Path:
     (folder / "prompts.txt").write_text("a cat\na dog\nan owl\n")
@@ -101,8 +104,10 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bits(tmp_path, random_model, wh
     words = end_after(process, half.metrics, 3, signal.Signals[ending])
     assert process.returncode == code, words
     if ending == "SIGTERM":
-        assert words.strip().splitlines()[-1] == "error: ended by SIGTERM; if it had begun, `raypref resume` goes on"
-        assert iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1]) >= 2
+        done = iteration_of(checkpoints(half.checkpoints(half.experiment()))[-1])
+        assert done >= 2
+        kept = f"{half.path} has a checkpoint of iteration {done}; `raypref resume {half.path}` goes on from there"
+        assert words.strip().splitlines()[-1] == f"error: ended by SIGTERM; {kept}"
     resume(half.path, ["cluster.runtime=local"])
     for name in ("metrics.jsonl", "evaluations.jsonl", "lora/pytorch_lora_weights.safetensors"):
         assert (half.path / name).read_bytes() == (whole.path / name).read_bytes(), name
@@ -124,9 +129,33 @@ def test_a_run_that_is_ended_while_its_workers_start_leaves_nothing(tmp_path, ra
     process.send_signal(signal.SIGTERM)
     words = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM, words
-    assert words.strip().splitlines()[-1].startswith("error: ended by SIGTERM")
+    assert words.strip().splitlines()[-1].startswith("error: ended by SIGTERM before it had begun")
     assert psutil.wait_procs(cluster, timeout=30)[1] == []
     assert not (tmp_path / "runs" / "early").exists()
+
+
+def ending_after(iteration):
+    """What is done with every evaluation: the one after so many iterations ends the run."""
+    return lambda evaluation: signal.raise_signal(signal.SIGTERM) if evaluation.iteration == iteration else None
+
+
+@pytest.mark.parametrize(
+    ("job", "command"), [("{}", "raypref resume"), (json.dumps(IN_A_JOB), "raypref submit --resume")]
+)
+def test_who_ends_a_run_is_told_where_it_stands(toml, monkeypatch, undrawn, capsys, job, command):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+    experiment = load_experiment(toml, ["evaluate.every=2", "checkpoint.every=3"])
+    path = RunDirectory.planned(experiment).path
+    with pytest.raises(Terminated) as early:
+        train(experiment, on_evaluation=ending_after(0))
+    assert str(early.value) == f"ended by SIGTERM; {path} has no checkpoint yet; `{command} {path}` begins anew"
+    with pytest.raises(Terminated) as later:
+        resume(path, on_evaluation=ending_after(2))
+    kept = f"{path} has a checkpoint of iteration 1; `{command} {path}` goes on from there"
+    assert str(later.value) == f"ended by SIGTERM; {kept}"
+    capsys.readouterr()
+    resume(path)
+    assert "goes on from the checkpoint of iteration 1\n" in capsys.readouterr().out
 
 
 def end_twice(ending, saved):

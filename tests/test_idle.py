@@ -35,13 +35,17 @@ def test_samplers_count_while_they_are_there():
     assert idle_shares(experiment, [ROWS[0] | {"samplers": 0.0}]) == {}
 
 
-def test_one_process_plays_all_roles_in_turn():
-    experiment = toy_experiment(
-        cluster=ClusterConfig(runtime="local", samplers=2), evaluate=EvaluateConfig(every=1, rewards=())
-    )
-    found = idle_shares(experiment, ROWS[:1])
-    assert found == pytest.approx({"samplers": -0.2, "reward workers": 0.9, "learner": 0.6})
+def test_an_iteration_after_an_evaluation_does_not_count():
+    experiment = toy_experiment(cluster=ClusterConfig(samplers=2), evaluate=EvaluateConfig(every=1, rewards=()))
+    assert idle_shares(experiment, ROWS[:1]) != {}
     assert idle_shares(experiment, ROWS[1:2]) == {}
+
+
+def test_one_process_that_plays_all_roles_is_never_idle():
+    experiment = toy_experiment(
+        cluster=ClusterConfig(runtime="local", samplers=2), evaluate=EvaluateConfig(every=0, rewards=())
+    )
+    assert idle_shares(experiment, ROWS) == {}
 
 
 def test_samplers_that_score_themselves_are_busy_scoring():

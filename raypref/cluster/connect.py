@@ -1,6 +1,5 @@
 """Joining a Ray cluster, or starting one on this machine."""
 
-import json
 import math
 import os
 import signal
@@ -46,10 +45,9 @@ def connect(experiment: Experiment, cpus: float = 0.0) -> Path | None:
     return Path(started.address_info["session_dir"])
 
 
-def in_job_folder() -> bool:
-    """Whether this process is a job that works in a copy of files that Ray has made for it."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return "working_dir" in job.get("runtime_env", {})
+def said(problem: object) -> str:
+    """What Ray says, without its full stops, of which it may write two."""
+    return str(problem).rstrip(". \n")
 
 
 def _init(address: str, **settings: Any) -> Any:
@@ -64,7 +62,7 @@ def _init(address: str, **settings: Any) -> Any:
         raise
     except Exception as problem:  # Ray has no class of its own for a start that fails
         raise NoCluster(
-            f"Ray ({address}) is not there: {problem}; try again when this machine is less busy, check "
+            f"Ray ({address}) is not there: {said(problem)}; try again when this machine is less busy, check "
             "cluster.address, or run without Ray: cluster.runtime=local"
         ) from problem
     finally:

@@ -16,6 +16,7 @@ from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from raypref.cluster.connect import said
 from raypref.train.stopped import StoppedRun
 
 STOP_SECONDS = 120
@@ -27,8 +28,8 @@ LOST = (ClientError, AuthenticationError, RuntimeError, OSError)
 
 
 TOKEN_ADVICE = (
-    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN) with the cluster's token; on its head, "
-    "`ray get-auth-token` prints it"
+    "Set RAY_AUTH_MODE=token; that is enough where ~/.ray/auth_token holds the cluster's token, as on its head. "
+    "Elsewhere set RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN) too; on the head, `ray get-auth-token` prints it"
 )
 
 
@@ -73,13 +74,13 @@ class JobServer:
         try:
             self.client = JobSubmissionClient(address)
         except AuthenticationError as problem:
-            reason = problem.message.splitlines()[0]
+            reason = said(problem.message.splitlines()[0])
             raise JobServerError(f"{address} wants a token: {reason}. {TOKEN_ADVICE}") from problem
         except (RuntimeError, ValueError, OSError) as problem:
             raise JobServerError(
-                f"{address} is not the address of a Ray dashboard: {problem}. Name that of the head's port 8265; where "
-                "only the head itself may use it, `ray dashboard cluster.yaml` or `ssh -L 8265:localhost:8265 HEAD` "
-                "brings it here"
+                f"{address} is not the address of a Ray dashboard: {said(problem)}. Name that of the head's port 8265; "
+                "where only the head itself may use it, `ray dashboard cluster.yaml` or `ssh -L 8265:localhost:8265 "
+                "HEAD` brings it here"
             ) from problem
 
     def submit(self, job: Job) -> str:
@@ -96,7 +97,7 @@ class JobServer:
                 metadata=job.metadata,
             )
         except LOST as problem:
-            raise JobServerError(f"the job server at {self.address} refused the job: {problem}") from problem
+            raise JobServerError(f"the job server at {self.address} refused the job: {said(problem)}") from problem
 
     def follow(self, name: str, write: Callable[[str], object]) -> int:
         """Passes a job's output on to `write` as it grows, until the job ends. A connection that breaks is taken up
@@ -119,7 +120,9 @@ class JobServer:
             except LOST as problem:
                 failures += 1
                 if failures == MAX_RECONNECTS:
-                    raise JobServerError(f"the job server at {self.address} does not answer: {problem}") from problem
+                    raise JobServerError(
+                        f"the job server at {self.address} does not answer: {said(problem)}"
+                    ) from problem
             time.sleep(RECONNECT_SECONDS)
 
     async def _tail(self, name: str, output: "Output") -> None:

@@ -7,17 +7,23 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray._private.state import state
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 from raypref.cluster.placement import Bundle, Role
+from raypref.core.counted import counted
 
 logger = logging.getLogger(__name__)
 
 FIRST_WORD = 10.0
-"""Seconds without a place until it is said: longer than the start of a process takes, which looks the same."""
+"""Seconds without a process until it is said: longer than its start takes on a machine that is not busy."""
+
+Shape = frozenset[tuple[str, float]]
+"""Amounts by resource."""
 
 
 def draining_nodes() -> frozenset[str]:
@@ -32,6 +38,23 @@ def actors_without_place() -> frozenset[str]:
     for stage in ("PENDING_CREATION", "RESTARTING"):
         waiting |= state.actor_table(None, job, stage)
     return frozenset(actor for actor, row in waiting.items() if not row["Address"]["Port"])
+
+
+def unplaced_demand() -> Counter[Shape]:
+    """How many actors and tasks of each shape no node has room for, whoever asked. An actor whose process a node is
+    starting is not among them."""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    found = Counter[Shape]()
+    for demand in status.resource_demands.ray_task_actor_demand:
+        for each in demand.bundles_by_count:
+            found[_shape(each.bundle)] += each.count
+    return found
+
+
+def _shape(resources: Mapping[str, float]) -> Shape:
+    """As Ray's demand and a bundle both have it: Ray truncates shares of a GPU, and in a placement group renames."""
+    plain = {name.partition("_group_")[0]: round(amount, 3) for name, amount in resources.items()}
+    return frozenset((name, amount) for name, amount in plain.items() if name != "bundle")
 
 
 class Places:
@@ -78,16 +101,22 @@ class Places:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self.draining]
         return [node for node in nodes if bundle.fits(node["Resources"], node["Labels"])]
 
-    def unmet(self) -> str:
-        """Which bundles have no place, and what the cluster has; empty where all have one."""
-        waiting, told = [self._bundles[actor] for actor in self._waiting], []
-        for bundle in {bundle.role: bundle for bundle in waiting}.values():
-            number, able = sum(other.role == bundle.role for other in waiting), len(self.able(bundle))
-            nodes = f"{able or 'no'} node{'s' if able > 1 else ''}"
-            told.append(f"{number} {bundle.role}{'s' if number > 1 else ''} ({bundle}: {nodes} would do)")
-        free = ray.available_resources()
-        amounts = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
-        return f"no place for {', '.join(told)}; free: {amounts}" if told else ""
+    def awaited(self) -> str:
+        """Who has no place, and what the cluster has; who has one, and no process yet. Empty where all are there."""
+        waiting = sorted((self._bundles[actor] for actor in self._waiting), key=lambda each: len(self.able(each)))
+        unplaced, starting = _split(waiting, unplaced_demand())
+        told = []
+        if unplaced:
+            places = [
+                f"{number} ({bundle}: {counted(len(self.able(bundle)), 'node').replace('0 nodes', 'no node')} would do)"
+                for number, bundle in _by_role(unplaced).items()
+            ]
+            free = ray.available_resources()
+            amounts = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+            told.append(f"no place for {', '.join(places)}; free: {amounts}")
+        if starting:
+            told.append(f"{', '.join(_by_role(starting))} placed, and still being started by Ray")
+        return "; ".join(told)
 
     def _say(self, now: float) -> None:
         """Who is overdue: when more are, then again after FIRST_WORD seconds, and after twice as many each time."""
@@ -100,7 +129,23 @@ class Places:
         else:
             return
         if overdue:
-            logger.warning("waiting for %.0f s: %s", now - min(self._waiting.values()), self.unmet())
+            logger.warning("waiting for %.0f s: %s", now - min(self._waiting.values()), self.awaited())
+
+
+def _split(waiting: Sequence[Bundle], demand: Counter[Shape]) -> tuple[list[Bundle], list[Bundle]]:
+    """Those without a place, the first of each shape, and those with one."""
+    unplaced, starting = list[Bundle](), list[Bundle]()
+    for bundle in waiting:
+        shape = _shape(bundle.resources())
+        (unplaced if demand[shape] else starting).append(bundle)
+        demand[shape] -= min(demand[shape], 1)
+    return unplaced, starting
+
+
+def _by_role(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
+    """As "2 samplers", with one of them."""
+    numbers = Counter(bundle.role for bundle in bundles)
+    return {counted(numbers[bundle.role], bundle.role): bundle for bundle in bundles}
 
 
 def actor_id(actor: Any) -> str:

@@ -163,9 +163,9 @@ class Pool:
             raise
 
     def _silence(self, problem: str) -> Silence:
-        """With what has no place: it may be the reason."""
-        unmet = self.crew.places.unmet()
-        return Silence(f"{problem}{unmet and ': '}{unmet}")
+        """With who has no place or process yet: it may be the reason."""
+        awaited = self.crew.places.awaited()
+        return Silence(f"{problem}{awaited and ': '}{awaited}")
 
     def _pump(self, others: list[Any], deadline: float) -> list[Any]:
         """Waits for one thing to happen, for a deadline, or for the time to look around; the ready ones of `others`."""

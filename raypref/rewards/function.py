@@ -1,6 +1,8 @@
 """A reward from a Python function of your own."""
 
+import ast
 import importlib.util
+import symtable
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +29,36 @@ def with_a_file(path: str) -> str:
     return path
 
 
+def with_a_function(path: str) -> str:
+    """`path`, where the file in it is Python and has that name, as far as can be told without running it.
+
+    Raises:
+        ValueError: where it has not.
+    """
+    file, _, name = with_a_file(path).rpartition(":")
+    try:
+        code = importlib.util.decode_source(Path(file).read_bytes())
+        tree, table = ast.parse(code), symtable.symtable(code, file, "exec")
+    except SyntaxError as problem:
+        raise ValueError(f"{file}, line {problem.lineno}: {problem.msg}; mend it") from None
+    except (OSError, ValueError) as problem:
+        raise ValueError(f"{file} cannot be read as Python: {problem}") from None
+    bound = [each for each in table.get_symbols() if each.is_assigned() or each.is_imported() or each.is_namespace()]
+    if name not in {each.get_name() for each in bound} and not _has_star_import(tree):
+        raise _missing(file, name, [each.get_name() for each in bound if each.is_namespace()])
+    return path
+
+
+def _has_star_import(tree: ast.Module) -> bool:
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return any(alias.name == "*" for node in imports for alias in node.names)
+
+
+def _missing(file: str, name: str, functions: Sequence[str]) -> ValueError:
+    public = [function for function in functions if not function.startswith("_")]
+    return ValueError(f"{file} has no function {name!r}{nearest(name, public)}")
+
+
 class Function(Reward):
     """`path = "my_reward.py:score"` scores with
 
@@ -42,7 +74,9 @@ class Function(Reward):
     range: ClassVar[str] = "your own"
     differentiable: ClassVar[bool] = True
 
-    def __init__(self, path: Annotated[str, Field(pattern=r"\.py:[A-Za-z_]\w*$"), AfterValidator(with_a_file)]) -> None:
+    def __init__(
+        self, path: Annotated[str, Field(pattern=r"\.py:[A-Za-z_]\w*$"), AfterValidator(with_a_function)]
+    ) -> None:
         """Runs the file.
 
         Args:
@@ -88,6 +122,5 @@ def load_function(path: str) -> Callable[[Tensor, list[str]], Any]:
     sys.modules[spec.name] = module  # where dataclasses and pickles in it look for it
     spec.loader.exec_module(module)
     if not callable(function := vars(module).get(name)):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"reward.path = {path!r}: {file} has no function {name!r}{nearest(name, functions)}")
+        raise _missing(file, name, [key for key, value in vars(module).items() if callable(value)])
     return function

@@ -10,9 +10,10 @@ class StoppedRun(RuntimeError):
 class Terminated(StoppedRun):
     """Somebody asked the process to end."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+    def __init__(self, signal_number: int, further: str = "; if it had begun, `raypref resume` goes on") -> None:
+        """`further`: where things stand, and how to go on."""
+        super().__init__(signal_number, further)
+        self.signal_number, self.further = signal_number, further
 
     def __str__(self) -> str:
-        return f"ended by {signal.Signals(self.signal_number).name}; if it had begun, `raypref resume` goes on"
+        return f"ended by {signal.Signals(self.signal_number).name}{self.further}"

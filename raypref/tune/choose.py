@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raypref.core.counted import counted
 from raypref.evaluate.heldout import Evaluation
 from raypref.tune.directory import Trial
 from raypref.tune.space import Point
@@ -36,7 +37,8 @@ class Contender:
     def describe(self, metric: str) -> str:
         """On one line."""
         seeds = f", mean of {len(self.trials)} seeds" if len(self.trials) > 1 else ""
-        return f"{shown(self.point)}: {metric} {self.heldout(metric):.4f} after {self.iteration} iterations{seeds}"
+        figure = f"{metric} {self.heldout(metric):.4f}"
+        return f"{shown(self.point)}: {figure} after {counted(self.iteration, 'iteration')}{seeds}"
 
 
 def contenders(study: Study, trials: Sequence[Trial]) -> list[Contender]:

@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from raypref.core.counted import counted
 from raypref.progress import say
 from raypref.train.stopped import StoppedRun
 
@@ -47,7 +48,7 @@ class Progress(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         heldout = "not scored" if result[HELDOUT] == UNSCORED else f"{result[HELDOUT]:.4f}"
-        say(f"trial {trial}: {self.metric} {heldout} after {result['iteration']} iterations")
+        say(f"trial {trial}: {self.metric} {heldout} after {counted(result['iteration'], 'iteration')}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ended = 1 + sum(each.is_finished() for each in trials if each is not trial)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raypref.checks import ConfigError, check_checkpoint_folder, check_outlives_job
-from raypref.cluster.connect import in_job_folder
+from raypref.cluster.job_folder import in_job_folder
 from raypref.lock import locked
 from raypref.progress import say, warn
 from raypref.run_directory import replace_text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from raypref.checks import ConfigError
-from raypref.config import Table, apply_overrides, checked_experiment, fill, read_toml
+from raypref.config import Table, apply_overrides, checked_experiment, config_tables, fill
 from raypref.registry import nearest
 from raypref.train.experiment import Experiment, require
 from raypref.tune.space import RANGES, Axis, Point, draw, read_axes, words
@@ -102,7 +102,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: for anything that would fail later.
     """
-    tables = apply_overrides(read_toml(path), overrides)
+    tables = config_tables(path, overrides)
     table = tables.pop("tune", None)
     if not isinstance(table, dict):
         raise ConfigError(

@@ -223,6 +223,25 @@ def test_a_wait_says_what_has_no_place(ray_cluster, monkeypatch, caplog):
     crew.close()
 
 
+def test_a_process_that_is_slow_to_start_has_its_place(ray_cluster, monkeypatch, tmp_path, caplog):
+    """Another actor of the same cluster has no place meanwhile, and none would do."""
+    monkeypatch.setattr(places, "FIRST_WORD", 0.5)
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(4)")
+    slowly = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+    bundle = Bundle("sampler", 1, 1, 0.5, 0.0)
+    watched = places.Places()
+    other = ray.remote(Stub).options(num_cpus=1000.0).remote(0, "", False)
+    actor = ray.remote(Stub).options(**bundle.options(), runtime_env=slowly).remote(0, "", False)
+    watched.watch(actor, bundle)
+    deadline = time.monotonic() + 30
+    while not caplog.text and time.monotonic() < deadline:
+        watched.refresh()
+        time.sleep(0.1)
+    assert re.search(r"waiting for \d s: 1 sampler placed, and still being started by Ray$", caplog.messages[0])
+    for each in (actor, other):
+        ray.kill(each)
+
+
 def test_where_no_sampler_finds_a_place_any_more_the_run_ends(make_pool):
     recruits = Recruits()
     pool = make_pool(recruits, 1, 1)

@@ -129,7 +129,11 @@ def test_a_job_that_works_in_a_copy_refuses_results_there(toml, monkeypatch):
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("http://127.0.0.1:1", "error: http://127.0.0.1:1 is not the address of a Ray dashboard"),
+        (
+            "http://127.0.0.1:1",
+            "error: http://127.0.0.1:1 is not the address of a Ray dashboard: Failed to connect to Ray at address: "
+            "http://127.0.0.1:1. Name that",
+        ),
         ("127.0.0.1:8265", "error: 127.0.0.1:8265: write the dashboard's address as a URL"),
     ],
 )

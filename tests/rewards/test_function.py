@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raypref.rewards.function import Function
+from raypref.rewards.function import Function, with_a_function
 
 CODE = """
 import torch
@@ -75,3 +75,40 @@ def test_a_missing_function_is_named(file, name, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*nowhere\.py; name a Python file and a function in it"):
         Function(f"{tmp_path}/nowhere.py:score")
+
+
+SAID_BEFORE = """
+import torch as t
+from math import sqrt
+if t:
+    scored = sqrt
+def score(images, prompts):
+    inner = 1
+"""
+
+
+@pytest.mark.parametrize("name", ["t", "sqrt", "scored", "score"])
+def test_what_is_bound_at_the_top_level_is_there(tmp_path, name):
+    (tmp_path / "mine.py").write_text(SAID_BEFORE)
+    assert with_a_function(f"{tmp_path}/mine.py:{name}") == f"{tmp_path}/mine.py:{name}"
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "said"),
+    [
+        (SAID_BEFORE, "scores", r"mine\.py has no function 'scores': did you mean 'score'\?$"),
+        (SAID_BEFORE, "inner", r"mine\.py has no function 'inner': "),
+        (SAID_BEFORE, "torch", r"mine\.py has no function 'torch': "),
+        ("def score(:", "score", r"mine\.py, line 1: "),
+        ("x = '\0'", "score", r"mine\.py"),
+    ],
+)
+def test_what_is_not_there_is_told_without_running_the_file(tmp_path, code, name, said):
+    (tmp_path / "mine.py").write_text(f"{code}\nraise RuntimeError('it was run')\n")
+    with pytest.raises(ValueError, match=said):
+        with_a_function(f"{tmp_path}/mine.py:{name}")
+
+
+def test_of_a_star_import_nothing_can_be_said(tmp_path):
+    (tmp_path / "mine.py").write_text("from math import *\n")
+    assert with_a_function(f"{tmp_path}/mine.py:anything")

@@ -515,5 +515,5 @@ def test_the_run_directory_tells_what_failed(
     assert "<td>colorfulness</td><td>nan</td>" in page
     assert "<td>colour right</td><td>1.0000</td><td>nan</td>" in page
     said = " ".join(capsys.readouterr().out.split())
-    assert "missing scores after 1 iterations: colorfulness returned NaN or infinity (6x)" in said
+    assert "missing scores after 1 iteration: colorfulness returned NaN or infinity (6x)" in said
     assert "missing scores after 0 iterations: colorfulness raised ValueError: out of ink (8x)" in said
