@@ -1,6 +1,7 @@
 """What a run would do, counted from its config: before a model loads or an actor starts."""
 
 from raypref.cluster.placement import placement, total
+from raypref.core.counted import counted
 from raypref.core.search_cost import guided_evaluations
 from raypref.methods.base import Method, StepMethod
 from raypref.methods.regression import Own, RegressionMethod
@@ -115,6 +116,6 @@ def _places(experiment: Experiment) -> dict[str, str]:
         for bundle in bundles
     }
     least, most = (
-        ", ".join(f"{total(bundles, name, most=full):g} {name}s" for name in ("CPU", "GPU")) for full in (False, True)
+        ", ".join(counted(total(bundles, name, most=full), name) for name in ("CPU", "GPU")) for full in (False, True)
     )
     return lines | {"reserved": least if least == most else f"{least} to start, {most} when all have joined"}

@@ -143,7 +143,7 @@ def _ratio_note(method: Method) -> str:
 
 
 def _idle(experiment: Experiment, timings: Rows) -> str:
-    shares = [f"{role} {100 * share:.0f} %" for role, share in idle_shares(experiment, timings).items()]
+    shares = [f"{role} {100 * max(share, 0.0):.0f} %" for role, share in idle_shares(experiment, timings).items()]
     return f" Idle, in iterations without an evaluation before them: {', '.join(shares)}." if shares else ""
 
 

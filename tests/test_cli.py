@@ -48,7 +48,7 @@ def test_show_prints_the_resolved_config_and_what_it_costs(raypref, tmp_path):
     assert "# place of a sampler: 0.5 CPU; 1 to 2 of them" in printed
     assert "reward worker" not in printed  # samplers score for themselves
     assert "# memory of a sampler's rewards, on top: " in printed
-    assert "# reserved: 1 CPUs, 0 GPUs to start, 1.5 CPUs, 0 GPUs when all have joined" in printed
+    assert "# reserved: 1 CPU, 0 GPUs to start, 1.5 CPUs, 0 GPUs when all have joined" in printed
     assert not any(Path(tmp_path).iterdir())
 
 

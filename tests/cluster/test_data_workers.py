@@ -39,12 +39,13 @@ def test_a_data_worker_that_dies_loses_no_row_and_repeats_none(make_experiment, 
 
 def kill_a_data_worker(cache: Path) -> int:
     """Ends one below this process once the first rows are there; how many there were."""
-    while not (logged := [line for log in cache.glob("*/log.jsonl") for line in log.read_text().splitlines()]):
+    workers: list[psutil.Process] = []
+    while not workers:
         time.sleep(0.02)
-    (worker, *_) = [
-        process for process in psutil.Process().children(recursive=True) if "MapWorker" in " ".join(process.cmdline())
-    ]
-    worker.kill()
+        logged = [line for log in cache.glob("*/log.jsonl") for line in log.read_text().splitlines()]
+        below = psutil.Process().children(recursive=True) if logged else []
+        workers = [process for process in below if "MapWorker" in " ".join(process.cmdline())]
+    workers[0].kill()
     return len(logged)
 
 
