@@ -73,7 +73,7 @@ def pump_until(runtime: RayRuntime, condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"what was waited for does not come; {runtime.crew.places.unmet()}")
+            raise TimeoutError(f"what was waited for does not come; {runtime.crew.places.awaited()}")
         runtime.pool._pump([], deadline)
 
 

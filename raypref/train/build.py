@@ -9,6 +9,7 @@ import torch
 
 from raypref import models, rewards
 from raypref.models.base import Denoiser, ModelFamily
+from raypref.models.compiled import WrongGradient, check_compiled
 from raypref.models.decoder import load_tiny_decoder
 from raypref.models.existing_lora import UnusableLoRA
 from raypref.registry import named_classes
@@ -125,5 +126,12 @@ def build_reward(name: str, **settings: object) -> Reward:
 
 @explaining_out_of_memory("learner")
 def build_learner(experiment: Experiment) -> Learner:
+    """Raises StoppedRun as `build_denoiser`, and where a compiled network would learn something else."""
     claim_threads(experiment)
-    return Learner(build_denoiser(experiment), experiment)
+    denoiser = build_denoiser(experiment)
+    if experiment.model.compile:
+        try:
+            check_compiled(denoiser, CANARY_PROMPT)
+        except WrongGradient as problem:
+            raise StoppedRun(str(problem)) from problem
+    return Learner(denoiser, experiment)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raypref.core.process import ddim
 from raypref.models.base import ModelConfig
+from raypref.models.compiled import WrongGradient, check_compiled
 from raypref.models.stable_diffusion import StableDiffusion, StableDiffusionDenoiser, read_schedule
 
 PROMPTS = ("a b", "c", "a b")
@@ -312,6 +313,11 @@ def test_a_faster_network_is_the_same_function(random_model: Path, changes: dict
     for settings in ({}, changes):
         denoiser = loaded(random_model, **settings)
         stir(denoiser)
+        if settings.get("compile"):
+            try:
+                check_compiled(denoiser, PROMPTS[0])
+            except WrongGradient as problem:
+                pytest.xfail(f"and no learner begins with it: {problem}")
         with torch.no_grad(), denoiser.reference():
             reference = denoiser.predict(x_t, t, PROMPTS, 5.0)
         out = denoiser.predict(x_t, t, PROMPTS, 5.0)
