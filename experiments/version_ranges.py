@@ -20,7 +20,7 @@ ENDS = ("floor", "newest")
 EXTRAS = ("data", "parquet", "tune", "wandb")
 TESTS = (
     *("tests/models", "tests/rewards", "tests/evaluate", "tests/data", "tests/train/test_every_method.py"),
-    *("tests/test_memory.py", "tests/test_cli.py", "tests/cluster/test_ray_runtime.py", "tests/tune"),
+    *("tests/test_memory.py", "tests/test_cli.py", "tests/cluster", "tests/tune"),
 )
 
 
