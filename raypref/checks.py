@@ -52,7 +52,6 @@ def check_rules(experiment: Experiment) -> None:
     _check_model(experiment)
     _check_search(experiment)
     _check_rewards(experiment)
-    _check_prompts(experiment)
     _check_diet(experiment)
     _check_batch(experiment)
     _check_ranks(experiment)
@@ -118,19 +117,6 @@ def is_differentiable(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether a reward, and all that it is made of, has a gradient."""
     kind = named_classes(rewards, Reward)[name]
     return kind.differentiable and all(is_differentiable(*part) for part in kind.parts(settings))
-
-
-def _check_prompts(experiment: Experiment) -> None:
-    """Single prompts that a reward cannot score are counted as they come; but it must be able to score one."""
-    known, trained = named_classes(rewards, Reward), (experiment.reward.name, *experiment.reward.also)
-    judged = [("reward.name", name, "prompts", experiment.prompts) for name in trained]
-    for name in (*trained, *experiment.evaluate.rewards):
-        field = "reward.name" if name in trained else "evaluate.rewards"
-        judged.append((field, name, "heldout_prompts", experiment.heldout_prompts))
-    for field, name, key, prompts in judged:
-        refusals = [known[name].refusal(prompt) for prompt in prompts]
-        if refusals and all(refusals):
-            raise ConfigError(f"{field} = {name!r}: it can score none of run.{key}; {refusals[0]}")
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -320,6 +306,24 @@ def _check_protocol(folder: str) -> None:
         raise ConfigError(
             f"checkpoint.folder = {folder!r}: {problem}; use a path, or a URL such as s3://bucket/checkpoints"
         ) from None
+
+
+def check_prompts(experiment: Experiment) -> None:
+    """For a run that is to begin: one that has begun goes on, whatever is asked of its prompts. Single prompts that a
+    reward cannot score are counted as they come, but it must be able to score one.
+
+    Raises:
+        ConfigError: where a reward can score none of those that it is to judge.
+    """
+    known, trained = named_classes(rewards, Reward), (experiment.reward.name, *experiment.reward.also)
+    judged = [("reward.name", name, "prompts", experiment.prompts) for name in trained]
+    for name in (*trained, *experiment.evaluate.rewards):
+        field = "reward.name" if name in trained else "evaluate.rewards"
+        judged.append((field, name, "heldout_prompts", experiment.heldout_prompts))
+    for field, name, key, prompts in judged:
+        refusals = [known[name].refusal(prompt) for prompt in prompts]
+        if refusals and all(refusals):
+            raise ConfigError(f"{field} = {name!r}: it can score none of run.{key}; {refusals[0]}")
 
 
 def check_outlives_job(experiment: Experiment) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
-from raypref.checks import ConfigError, check_experiment
+from raypref.checks import ConfigError, check_experiment, check_prompts
 from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
@@ -101,6 +101,7 @@ def checked_experiment(
     """
     experiment = to_train_on(build_experiment(tables, folder, read))
     check(experiment)
+    check_prompts(experiment)
     return experiment
 
 
