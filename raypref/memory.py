@@ -36,9 +36,8 @@ def memory(experiment: Experiment) -> dict[str, str]:
         if known is None:
             return {"memory": UNKNOWN}
         name, alike = known
-        return _memory(experiment, alike) | {
-            "memory, of what": f"{name}, by its configs: model.path is not on this disk, whole"
-        }
+        told = f"{name} with its own VAE, by their configs: model.path is not on this disk, whole"
+        return _memory(experiment, alike) | {"memory, of what": told}
     except ValueError as problem:
         raise ConfigError(f"model.{problem}") from problem
 

@@ -61,7 +61,9 @@ def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch):
     printed = raypref("show", recipe, "model.path=owner/name", "run.prompts=owner/set:train")
     assert "# prompts: not all of them are here to be counted" in printed
     assert "# memory of the learner: 1.97 GB of weights and optimizer" in printed
-    assert "# memory, of what: stable-diffusion-v1-5/stable-diffusion-v1-5, by its configs" in printed
+    assert (
+        "# memory, of what: stable-diffusion-v1-5/stable-diffusion-v1-5 with its own VAE, by their configs" in printed
+    )
     printed = raypref("show", "experiments/quickstart.toml", "run.heldout_prompts=owner/set:test")
     assert "# pictures an evaluation: 4 a prompt" in printed
 

@@ -190,7 +190,7 @@ def test_of_a_model_that_is_not_here_the_familys_best_known_is_told_of(
     flow = SamplingConfig(scheduler=FAMILIES[config.family].schedulers[0], num_inference_steps=5)
     here = memory(make_experiment(model=config, sampling=flow))
     wanted = memory(make_experiment(model=replace(config, path="nobody/has-this-model"), sampling=flow))
-    assert wanted.pop("memory, of what").startswith("owner/known, by its configs")
+    assert wanted.pop("memory, of what").startswith("owner/known with its own VAE, by their configs")
     assert wanted.keys() == here.keys()
     assert work_of(wanted, "the learner") == work_of(here, "the learner")
     for lost in ("vae/config.json", "text_encoder/model.safetensors"):
