@@ -18,7 +18,7 @@ class WrongGradient(ValueError):
 
 def check_compiled(denoiser: Denoiser, prompt: str) -> None:
     """Compares the gradient of a compiled denoiser's trained weights with that of its plain network, for one latent.
-    torch 2.13 makes another one of a UNet's middle and lower blocks on CPUs, without a word, while predictions are right.
+    On CPUs torch 2.13 makes another one of a UNet's middle and lower blocks, while predictions are right.
 
     Raises:
         WrongGradient: where a parameter's is another.
