@@ -133,7 +133,7 @@ def _settings(experiment: Experiment, policy: TrainState | None) -> dict[str, An
     tables = resolved(experiment)
     run = {key: tables["run"][key] for key in ("seed", "chunk_size", "num_threads")}
     prompts = hashlib.blake2b("\n".join(experiment.prompts).encode(), digest_size=16).hexdigest()
-    weights = None if policy is None else policy.learner.history[_version(policy)].manifest.checksum
+    weights = None if policy is None else policy.learner.deployed()
     return {"policy": weights, "prompts": prompts, "run": run} | {
         name: tables[name] for name in ("model", "sampling", "reward")
     }
@@ -154,13 +154,9 @@ def _drawn(experiment: Experiment, policy: TrainState | None, runtime: Runtime, 
     run = experiment.run.name
     model = experiment.model.path if policy is None else f"{run} after {policy.iteration} iterations"
     # Plain trajectories: the method has no say, and nothing is scored on the way.
-    for judgement in runtime.picture(pair_chunks(experiment, part), _version(policy), Plain()):
+    for judgement in runtime.picture(pair_chunks(experiment, part), Plain()):
         for first in range(0, len(judgement.prompts), 2):
             yield _pair(judgement, first, experiment.reward.name, model)
-
-
-def _version(policy: TrainState | None) -> int:
-    return 0 if policy is None else max(policy.learner.history)
 
 
 def _pair(judgement: Judgement, first: int, reward: str, model: str) -> Pair:

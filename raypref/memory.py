@@ -54,7 +54,9 @@ def _memory(experiment: Experiment, config: ModelConfig) -> dict[str, str]:
         sampling, learning = max(sampling, text), max(learning, text)
     else:
         held += text
-    held_by_learner = held + (ADAMW if experiment.reference.update == "frozen" else ADAMW + MOVING_REFERENCE) * trained
+    moving = experiment.reference.update != "frozen"
+    a_weight = ADAMW + moving * MOVING_REFERENCE + (experiment.optimizer.ema_decay > 0) * FLOAT32
+    held_by_learner = held + a_weight * trained
     decoding = max(
         decoder_bytes(family, config, DECODED_AT_ONCE),
         decoder_bytes(family, config, guided_at_once(config), gradient=True) if _guided(experiment) else (0, 0),

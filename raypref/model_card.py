@@ -130,6 +130,8 @@ def _training(experiment: Experiment, pairs: int) -> str:
     warmup = experiment.optimizer.lr_warmup_iterations
     after = f", after a warm-up of {warmup} iterations" if warmup else ""
     rows["learning rate"] = f"{experiment.optimizer.learning_rate:g}, {experiment.optimizer.lr_scheduler}{after}"
+    if experiment.optimizer.ema_decay:
+        rows["weights"] = f"a moving average, decay {experiment.optimizer.ema_decay:g}"
     if model.train == "lora":
         targets = ", ".join(model.lora_target_modules)
         rows["adapter"] = f"rank {model.lora_rank}, alpha {model.lora_alpha}, on {targets}"

@@ -171,7 +171,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     runtime = start_runtime(replace(experiment, data=DataConfig()))  # nothing is trained on
     try:
         runtime.restore(state.learner)
-        judged = runtime.picture(evaluation_chunks(experiment), state.iteration)
+        judged = runtime.picture(evaluation_chunks(experiment))
     finally:
         runtime.close()
     each = experiment.evaluate.images_per_prompt

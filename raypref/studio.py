@@ -61,8 +61,8 @@ class RuntimeStudio(Studio):
             way = type(scene.drawing).__name__.lower()
             warn(f"drawing {who.label} ({way}): {len(lacking)} of {len(chunks)} chunks")
             try:
-                runtime, version = self._with(self._policies[who])
-                drawn = runtime.pictures([chunks[place] for place in lacking], version, scene.drawing)
+                runtime = self._with(self._policies[who])
+                drawn = runtime.pictures([chunks[place] for place in lacking], scene.drawing)
                 for place, judgement in zip(lacking, drawn, strict=True):
                     self._kept.put(shelf, place, judgement, scene.pictures)
             except LearnerLost as lost:  # it holds the weights; another is told them again
@@ -79,9 +79,8 @@ class RuntimeStudio(Studio):
         judges = (experiment.reward.name, *experiment.reward.also, *experiment.evaluate.rewards,
                   *(reward.name for reward in experiment.watched))  # fmt: skip
         model, rewards = asdict(policy.model), {name: experiment.settings_of(name) for name in judges}
-        history = {} if policy.state is None else policy.state.learner.history
         return {
-            "policy": history[max(history)].manifest.checksum if history else "as the model comes",
+            "policy": policy.state.learner.deployed() if policy.state else "as the model comes",
             "model": model,
             "sampling": asdict(experiment.sampling),
             "drawing": [type(scene.drawing).__name__, asdict(scene.drawing)],  # type: ignore[call-overload]
@@ -96,8 +95,8 @@ class RuntimeStudio(Studio):
             "sources": [hashlib.blake2b(source, digest_size=12).hexdigest() for source in scene.sources],
         }
 
-    def _with(self, policy: Policy) -> tuple[Runtime, int]:
-        """A runtime that draws with a policy's weights, and their version."""
+    def _with(self, policy: Policy) -> Runtime:
+        """A runtime that draws with a policy's weights."""
         if self._runtime is None or self._runtime[0] != policy.model:
             self.close()
             known = tuple(dict.fromkeys((*self.experiment.heldout_prompts, *self._prompts)))
@@ -109,7 +108,7 @@ class RuntimeStudio(Studio):
         state = self._fresh if policy.state is None else policy.state.learner
         assert state is not None, "kept when the runtime was started"
         runtime.restore(state)
-        return runtime, max(state.history)
+        return runtime
 
     def close(self) -> None:
         """Lets go of workers and memory."""

@@ -239,13 +239,18 @@ def test_a_model_in_the_hub_s_cache_is_estimated_without_what_diffusers_does_not
     assert memory(there) == memory(here)
 
 
-def test_a_reference_that_follows_the_policy_needs_two_more_copies(make_experiment: MakeExperiment, monkeypatch):
+def test_a_reference_that_follows_the_policy_needs_two_more_copies_and_an_average_one(
+    make_experiment: MakeExperiment, monkeypatch
+):
     monkeypatch.setattr("raypref.memory.GIGABYTE", 1)
     plan = make_experiment(RDPO(search=Search(steps=(0, 2))))
     full = replace(plan, model=replace(plan.model, train="full"))
     moving = replace(full, reference=ReferenceConfig(update="ema"))
-    held, more = (float(memory(each)["memory of the learner"].partition(" GB")[0]) for each in (full, moving))
+    averaged = replace(full, optimizer=replace(full.optimizer, ema_decay=0.9))
+    held, more, mean = (
+        float(memory(each)["memory of the learner"].partition(" GB")[0]) for each in (full, moving, averaged)
+    )
     trained = network_parameters(FAMILIES[plan.model.family], full.model)[1]
-    assert more - held == 8 * trained
+    assert (more - held, mean - held) == (8 * trained, 4 * trained)
     learner = Learner(FAMILIES[plan.model.family].denoiser(full.model), full)
     assert learner.reference._pretrained is None  # the frozen one keeps no copy of its own

@@ -32,12 +32,12 @@ class Watched(ToyRuntime):
         super().__init__(experiment)
         self.calls.append(f"start {experiment.model.path}")
 
-    def pictures(self, chunks, version, drawing=None):
+    def pictures(self, chunks, drawing=None):
         self.calls.append(f"picture {len(chunks)}")
         if type(self).losses:
             type(self).losses -= 1
             raise LearnerLost("gone")
-        for place, judgement in enumerate(super().pictures(chunks, version, drawing)):
+        for place, judgement in enumerate(super().pictures(chunks, drawing)):
             if type(self).kill_after and place == type(self).kill_after:
                 raise KeyboardInterrupt
             yield judgement

@@ -130,14 +130,17 @@ class RayRuntime(Runtime):
             del self._weights[old]
         return report
 
-    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
+    def pictures(self, chunks: list[Chunk], drawing: Drawing | None = None) -> Iterator[Judgement]:
         def fetch(judgements: list[Any]) -> Judgement:
             try:
                 return unpack(ray.get(judgements[0], timeout=self.experiment.cluster.timeout))
             except (ObjectLostError, GetTimeoutError) as problem:
                 raise AnswersLost(str(problem)) from None
 
-        jobs = deque(Job("picture", chunk, (self._weights[version], drawing)) for chunk in chunks)
+        newest = max(self._weights)
+        averaged, average = self.learner.ask("average", versions=[newest])
+        weights = average[newest] if averaged else self._weights[newest]
+        jobs = deque(Job("picture", chunk, (weights, drawing)) for chunk in chunks)
         self.pool.submit(list(jobs))
         while jobs:  # while one is waited for, the pool goes on with the others; what is handed on is let go of here
             yield self._use_answers([jobs.popleft()], fetch)

@@ -123,6 +123,11 @@ class LearnerWorker:
     def weights(self, *versions: int) -> tuple[Any, ...]:
         return True, *(pack(self.learner.weights(version)) for version in versions)
 
+    def average(self) -> tuple[bool, Packed | None]:
+        """Whether the moving average is deployed in the newest version's place; and the average."""
+        averaged = self.learner.average is not None
+        return averaged, pack(self.learner.deployed()) if averaged else None
+
     def hold(self, *sampled: Packed) -> None:
         """Takes an iteration's rollouts. Where they are lost on the way to one rank, no other has begun to train."""
         self._held = [unpack(part) for part in sampled]

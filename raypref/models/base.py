@@ -43,9 +43,9 @@ class ModelConfig:
     """sd3 only: false leaves out the T5 encoder, 4.7 billion parameters."""
     device: str = "auto"
     """A torch device; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32. float16 is
-    not offered: gradients of a mean over a latent underflow in it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the frozen network. LoRA, latents and all maths after the network's output are float32. Gradients
+    are scaled on their way through float16 (`raypref.models.precision`)."""
     channels_last: bool = False
     """Convolutions in memory order N H W C: faster where kernels prefer it. Like the precision, it changes digits."""
     compile: bool = False
@@ -103,7 +103,7 @@ class ModelConfig:
         return torch.device(self.device)
 
     def torch_dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
 
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.preserve_format

@@ -7,6 +7,7 @@ from torch import Tensor
 from raypref.models.base import Decoder, ModelConfig
 from raypref.models.checkpoint import load_pipeline
 from raypref.models.libraries import Network, diffusers
+from raypref.models.precision import precision
 
 
 class VAEDecoder(Decoder):
@@ -14,7 +15,7 @@ class VAEDecoder(Decoder):
 
     def __init__(self, config: ModelConfig, vae: Network, dtype: torch.dtype) -> None:
         check_normalisation(vae)
-        self.device = config.torch_device()
+        self.device, self.precision = config.torch_device(), precision(dtype)
         self.vae = vae.to(self.device, dtype, memory_format=config.memory_format()).eval().requires_grad_(False)
         if config.vae_slicing:
             self.vae.enable_slicing()
@@ -23,10 +24,10 @@ class VAEDecoder(Decoder):
 
     def decode(self, latents: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 3 height width"]:
         """See `Decoder.decode`."""
-        scaled = latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        scaled = self.precision.enter(latents.to(self.device)) / self.vae.config.scaling_factor
         if self.vae.config.get("shift_factor"):
             scaled = scaled + self.vae.config.shift_factor
-        return (self.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+        return (self.precision.leave(self.vae.decode(scaled).sample) / 2 + 0.5).clamp(0, 1)
 
 
 def check_normalisation(vae: Network) -> None:

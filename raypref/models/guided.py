@@ -14,6 +14,7 @@ from raypref.models.base import Denoiser, ModelConfig
 from raypref.models.existing_lora import find_file, fuse
 from raypref.models.libraries import Pipeline
 from raypref.models.lora import LoRA
+from raypref.models.precision import precision
 from raypref.models.trained import WholeNetwork
 
 Text = dict[str, Tensor]
@@ -63,6 +64,7 @@ class GuidedDenoiser(Denoiser):
         self.latent_shape = (self.network.config.in_channels, size, size)
         self.trained = LoRA(self.network, config, fused) if config.train == "lora" else WholeNetwork(self.network)
         self.parameters = self.trained.parameters
+        self.precision = precision(config.torch_dtype(), self.parameters.parameters.values())
         if config.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         if config.compile:
@@ -109,12 +111,12 @@ class GuidedDenoiser(Denoiser):
         self, x_t: Float[Tensor, "N C H W"], t: Num[Tensor, " N"], prompts: tuple[str, ...], guidance_scale: float
     ) -> Float[Tensor, "N C H W"]:
         """See `Denoiser.predict`."""
-        x_t, t = x_t.to(self.device, self.network.dtype), t.to(self.device)
+        x_t, t = self.precision.enter(x_t.to(self.device)), t.to(self.device)
         text = self.texts(prompts if guidance_scale == 1.0 else (None,) * len(prompts) + prompts)
         self._forget_texts()
         if guidance_scale == 1.0:
-            return self.out(x_t, t, text).float()
-        empty, full = self.out(torch.cat([x_t, x_t]), torch.cat([t, t]), text).float().chunk(2)
+            return self.precision.leave(self.out(x_t, t, text))
+        empty, full = self.precision.leave(self.out(torch.cat([x_t, x_t]), torch.cat([t, t]), text)).chunk(2)
         return empty + guidance_scale * (full - empty)
 
     def _forget_texts(self) -> None:

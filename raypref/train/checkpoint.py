@@ -149,6 +149,8 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     tensors |= {f"weights/{version}": weights.flat for version, weights in state.learner.history.items()}
     if state.learner.reference.flat is not None:
         tensors["reference"] = state.learner.reference.flat
+    if state.learner.average is not None:
+        tensors["average"] = state.learner.average
     return tensors
 
 
@@ -176,5 +178,6 @@ def _state(tensors: dict[str, Tensor], facts: dict[str, Any]) -> TrainState:
         )
         history[int(version)] = Weights(manifest, tensors.pop(f"weights/{version}"))
     reference = ReferenceState(flat=tensors.pop("reference", None), **facts["reference"])
-    learner = LearnerState(history, tensors, reference, facts["gradient_level"])
+    average = tensors.pop("average", None)
+    learner = LearnerState(history, tensors, reference, facts["gradient_level"], average)
     return TrainState(facts["iteration"], facts["pairs"], facts["seconds"], facts["base_diversity"], learner)

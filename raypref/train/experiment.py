@@ -135,10 +135,13 @@ class OptimizerConfig:
     """constant; or from `learning_rate` after the warm-up down to 0 after the last, on a line or half a cosine."""
     lr_warmup_iterations: int = 0
     """Iterations before the learning rate is whole; it rises to there on a line, and no iteration has 0."""
+    ema_decay: float = 0.0
+    """Above 0, evaluation draws with, and the export holds, a moving average of the weights: the share that it keeps at
+    an optimizer update, once warmed up (`raypref.core.moving_average`); diffusers' `--use_ema` has 0.9999."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "use a positive number, such as 3e-5.")
-        for name in ("adam_beta1", "adam_beta2"):
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "use 0 or more, and less than 1.")
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "use a positive number, such as 1e-8.")
         require(self.adam_weight_decay >= 0, "adam_weight_decay", self.adam_weight_decay, "use 0 or more.")

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raypref.core.moving_average import follow
 from raypref.core.regression import Regression, gain
 from raypref.core.seeding import Key
 from raypref.core.types import Batch, Loss, Transitions
-from raypref.core.weights import Weights, WeightsError
+from raypref.core.weights import Weights, WeightsError, checksum
 from raypref.models.base import Denoiser
 from raypref.train.canary import Canary
 from raypref.train.exchange import Alone, Exchange, Rows, Values
@@ -75,15 +76,28 @@ class Learner:
         """Running level of the gradient's norm; NaN before the first update."""
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
         self._fresh = self.history[0].manifest.checksum
+        self.average = denoiser.parameters.flat.detach().clone() if settings.ema_decay else None
+        """The moving average of the weights, where there is one."""
 
     def weights(self, version: int) -> Weights:
         """A version that rollouts may still ask for, the newest or, with lag, the one before; with its canary."""
         found = self.history[version]
         if found.canary is None:
-            with self.denoiser.parameters.wearing(found.flat):
-                found = replace(found, canary=self._canary.sing())
-            self.history[version] = found
+            found = self.history[version] = self._with_canary(found)
         return found
+
+    def deployed(self) -> Weights:
+        """What users are given of the newest version: its moving average, or else itself; with its canary."""
+        newest = max(self.history)
+        if self.average is None:
+            return self.weights(newest)
+        flat = self.average.cpu()
+        manifest = replace(self.history[newest].manifest, checksum=checksum(flat))
+        return self._with_canary(Weights(manifest, flat))
+
+    def _with_canary(self, weights: Weights) -> Weights:
+        with self.denoiser.parameters.wearing(weights.flat):
+            return replace(weights, canary=self._canary.sing())
 
     @explaining_out_of_memory("learner")
     def update(self, iteration: int, sampled: list[SampledRollout]) -> UpdateReport:
@@ -193,6 +207,9 @@ class Learner:
         self.gradient_level = 0.9 * level + 0.1 * norm
         self.optimizer.step()
         self.reference.after_update()
+        if self.average is not None:
+            live, decay = self.denoiser.parameters.flat.detach(), self.experiment.optimizer.ema_decay
+            self.average = follow(self.average, live, self.reference.state.updates, decay)
         return norm
 
     def loss(self, batch: Batch) -> Loss:
@@ -271,5 +288,7 @@ class Learner:
             del self.history[old]
 
     def export(self, folder: Path) -> None:
-        """Writes the newest policy for diffusers."""
-        self.denoiser.export(folder)
+        """Writes the newest policy, as it is deployed, for diffusers."""
+        newest = self.history[max(self.history)].flat
+        with self.denoiser.parameters.wearing(newest if self.average is None else self.average):
+            self.denoiser.export(folder)

@@ -116,7 +116,7 @@ def _iterations(
 ) -> Iterator[TrainState]:
     """The state after the base model's evaluation, where that is to do, and after every iteration that is left."""
     if math.isnan(state.base_diversity):
-        base = runtime.picture(evaluation_chunks(experiment), 0)
+        base = runtime.picture(evaluation_chunks(experiment))
         observer.pictured(0, base)
         state = replace(state, base_diversity=_diversity(experiment, base))
         yield state
@@ -141,7 +141,7 @@ def _judge(
     """Pictures the policy where it is time to, and does what the guards are set to do."""
     every, judged = experiment.evaluate.every, None
     if done == experiment.run.iterations or (every and done % every == 0):
-        judged = runtime.picture(evaluation_chunks(experiment), done)
+        judged = runtime.picture(evaluation_chunks(experiment))
         each = experiment.evaluate.images_per_prompt
         alarms = alarms | picture_alarms(experiment.guard, judged, each, before.base_diversity)
     action = demanded(experiment.guard, alarms)
@@ -150,7 +150,7 @@ def _judge(
     if action == "roll_back":
         runtime.roll_back(before.learner, done)
         if judged is not None:  # what is kept of version `done` shall be of the policy that now bears the number
-            judged = runtime.picture(evaluation_chunks(experiment), done)
+            judged = runtime.picture(evaluation_chunks(experiment))
     if judged is not None:
         observer.pictured(done, judged)
     if action == "stop":

@@ -36,13 +36,13 @@ class Runtime(ABC):
         """Trains on the rollouts that were requested for an iteration."""
 
     @abstractmethod
-    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
-        """Finished, judged pictures with a version of the weights; see `Sampler.picture`. One judgement a chunk, in
-        their order, each as soon as it is there: whoever lets go of them needs the memory of one."""
+    def pictures(self, chunks: list[Chunk], drawing: Drawing | None = None) -> Iterator[Judgement]:
+        """Finished, judged pictures by the newest policy, as it is deployed; see `Sampler.picture`. One judgement a
+        chunk, in their order, each as soon as it is there: whoever lets go of them needs the memory of one."""
 
-    def picture(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> list[Judgement]:
+    def picture(self, chunks: list[Chunk], drawing: Drawing | None = None) -> list[Judgement]:
         """All of them."""
-        return list(self.pictures(chunks, version, drawing))
+        return list(self.pictures(chunks, drawing))
 
     @abstractmethod
     def state(self) -> LearnerState:
@@ -62,7 +62,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def export(self, folder: Path) -> None:
-        """Writes the newest policy for diffusers."""
+        """Writes the newest policy, as it is deployed, for diffusers."""
 
     @abstractmethod
     def close(self) -> None:
@@ -98,8 +98,8 @@ class LocalRuntime(Runtime):
         weights = self.learner.weights(version)
         return self.learner.update(iteration, [self.sampler.rollout(chunk, weights) for chunk in chunks])
 
-    def pictures(self, chunks: list[Chunk], version: int, drawing: Drawing | None = None) -> Iterator[Judgement]:
-        weights = self.learner.weights(version)
+    def pictures(self, chunks: list[Chunk], drawing: Drawing | None = None) -> Iterator[Judgement]:
+        weights = self.learner.deployed()
         for chunk in chunks:
             yield self.sampler.picture(chunk, weights, drawing)
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float
 from torch import Tensor
 
-from raypref.core.weights import Weights
+from raypref.core.weights import Weights, checksum
 from raypref.train.learner import Learner
 from raypref.train.reference import ReferenceState
 
@@ -20,6 +21,12 @@ class LearnerState:
     reference: ReferenceState
     gradient_level: float
     """See `Learner.gradient_level`."""
+    average: Float[Tensor, " n"] | None
+    """See `Learner.average`."""
+
+    def deployed(self) -> str:
+        """The checksum of `Learner.deployed`."""
+        return self.history[max(self.history)].manifest.checksum if self.average is None else checksum(self.average)
 
 
 def learner_state(learner: Learner) -> LearnerState:
@@ -29,9 +36,17 @@ def learner_state(learner: Learner) -> LearnerState:
         for name, parameter in learner.denoiser.parameters.parameters.items()
         for moment, value in learner.optimizer.state.get(parameter, {}).items()
     }
-    reference = learner.reference.state
-    flat = None if reference.flat is None else reference.flat.detach().cpu().clone()
-    return LearnerState(dict(learner.history), moments, replace(reference, flat=flat), learner.gradient_level)
+    reference, average = (
+        None if flat is None else flat.detach().cpu().clone()
+        for flat in (learner.reference.state.flat, learner.average)
+    )
+    return LearnerState(
+        dict(learner.history),
+        moments,
+        replace(learner.reference.state, flat=reference),
+        learner.gradient_level,
+        average,
+    )
 
 
 def restore_learner(learner: Learner, state: LearnerState) -> None:
@@ -44,6 +59,7 @@ def restore_learner(learner: Learner, state: LearnerState) -> None:
     learner.history = dict(state.history)
     learner.reference.restore(state.reference)
     learner.gradient_level = state.gradient_level
+    learner.average = None if state.average is None else state.average.to(learner.denoiser.parameters.flat)
     learner.optimizer.state.clear()
     for name, parameter in learner.denoiser.parameters.parameters.items():
         moments = {

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 
 from raypref.cluster.runtime import RayRuntime
-from raypref.train.experiment import CheckpointConfig, ClusterConfig
+from raypref.train.experiment import CheckpointConfig, ClusterConfig, Experiment
 from raypref.train.loop import train
 from raypref.train.runtime import LocalRuntime
 from tests.cluster.conftest import LIVE
@@ -19,18 +20,27 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def local_digests(random_model):
-    """The checksum of the final weights without Ray, by lag."""
-    return {lag: digest(LocalRuntime, small_experiment(random_model, lag=lag)) for lag in (0, 1)}
+def local_results(random_model):
+    """How a run ends without Ray, by lag."""
+    found = {}
+    for lag in (0, 1):
+        plan, seen = experiment_of(random_model, lag), Recording()
+        train(plan, LocalRuntime(plan), seen)
+        found[lag] = result(seen)
+    return found
 
 
-def digest(runtime_class, experiment) -> str:
-    runtime, seen = runtime_class(experiment), Recording()
-    try:
-        train(experiment, runtime, seen)
-    finally:
-        runtime.close()
-    return seen.final_checksum()
+def experiment_of(model: Path, lag: int, **sections: Any) -> Experiment:
+    """With lag a moving average of the weights is deployed."""
+    plan = small_experiment(model, lag=lag, **sections)
+    return dataclasses.replace(plan, optimizer=dataclasses.replace(plan.optimizer, ema_decay=0.9 * lag))
+
+
+def result(seen: Recording) -> tuple[str, str, list[float]]:
+    """Of the final weights, of those that are deployed, and the scores of their pictures."""
+    last = seen.states[-1]
+    (judged,) = seen.judgements[last.iteration]
+    return seen.final_checksum(), last.learner.deployed(), judged.scores["colorfulness"].tolist()
 
 
 def threads_of_workers(runtime: RayRuntime) -> set[int]:
@@ -40,41 +50,45 @@ def threads_of_workers(runtime: RayRuntime) -> set[int]:
     return set(ray.get(asked, timeout=240))
 
 
-def test_weights_are_the_same_bits_as_without_ray(workers, random_model, local_digests):
+def test_weights_are_the_same_bits_as_without_ray(workers, random_model, local_results):
     assert threads_of_workers(workers) == {workers.experiment.run.num_threads}
-    assert_bits(workers, random_model, local_digests)
+    assert_bits(workers, random_model, local_results)
 
 
-def assert_bits(runtime: RayRuntime, model: Path, local_digests: dict[int, str]) -> None:
-    for lag, wanted in local_digests.items():
-        plan, seen = small_experiment(model, lag=lag, cluster=runtime.experiment.cluster), Recording()
+def assert_bits(runtime: RayRuntime, model: Path, local_results: dict[int, object]) -> None:
+    for lag, wanted in local_results.items():
+        plan, seen = experiment_of(model, lag, cluster=runtime.experiment.cluster), Recording()
         reassign(runtime, plan)
         train(plan, runtime, seen)
-        assert seen.final_checksum() == wanted
+        assert result(seen) == wanted
 
 
 @pytest.mark.parametrize(
     ("samplers", "reward_workers"),
     [(1, 0), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in [(1, 1), (3, 2)])],
 )
-def test_more_and_fewer_workers_give_the_same_bits(ray_cluster, random_model, local_digests, samplers, reward_workers):
+def test_more_and_fewer_workers_give_the_same_bits(ray_cluster, random_model, local_results, samplers, reward_workers):
     cluster = dataclasses.replace(LIVE, samplers=samplers, reward_workers=reward_workers)
     runtime = RayRuntime(small_experiment(random_model, cluster=cluster))
     assert len(runtime.scorers) == reward_workers
     try:
-        assert_bits(runtime, random_model, local_digests)
+        assert_bits(runtime, random_model, local_results)
     finally:
         runtime.close()
 
 
-def test_lags_give_different_runs(local_digests):
-    assert local_digests[0] != local_digests[1]
+def test_lags_give_different_runs(local_results):
+    assert local_results[0][0] != local_results[1][0]
+
+
+def test_only_where_it_is_asked_for_another_policy_is_deployed_than_the_newest(local_results):
+    assert [weights == deployed for weights, deployed, _ in local_results.values()] == [True, False]
 
 
 @pytest.mark.slow
-def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster, random_model, local_digests):
+def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster, random_model, local_results):
     experiment = dataclasses.replace(
-        small_experiment(random_model),
+        experiment_of(random_model, 1),
         checkpoint=CheckpointConfig(every=1, keep=1),
         cluster=ClusterConfig(worker_cpus=0.1, timeout=240.0),
     )
@@ -87,4 +101,4 @@ def test_a_run_that_stops_half_way_resumes_on_ray_with_the_same_bits(ray_cluster
         train(experiment, runtime, resumed, seen.states[1])
     finally:
         runtime.close()
-    assert [len(resumed.reports), resumed.final_checksum()] == [2, local_digests[1]]
+    assert (len(resumed.reports), result(resumed)) == (2, local_results[1])

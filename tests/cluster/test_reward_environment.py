@@ -58,7 +58,7 @@ def test_the_reward_worker_has_the_package_and_the_driver_has_not(packaged):
     runtime = RayRuntime(experiment)
     try:
         runtime.restore(None)
-        judged = runtime.picture(evaluation_chunks(experiment), 0)
+        judged = runtime.picture(evaluation_chunks(experiment))
     finally:
         runtime.close()
     assert {score for part in judged for score in part.scores["function"].tolist()} == {42.0}

@@ -38,6 +38,9 @@ def check_equal(found: TrainState, wanted: TrainState) -> None:
     assert (mine.reference.flat is None) == (theirs.reference.flat is None)
     if theirs.reference.flat is not None:
         assert torch.equal(mine.reference.flat, theirs.reference.flat)
+    assert (mine.average is None) == (theirs.average is None)
+    if theirs.average is not None:
+        assert torch.equal(mine.average, theirs.average)
     assert mine.optimizer.keys() == theirs.optimizer.keys()
     assert all(torch.equal(mine.optimizer[name], value) for name, value in theirs.optimizer.items())
     assert mine.history.keys() == theirs.history.keys()
@@ -46,10 +49,12 @@ def check_equal(found: TrainState, wanted: TrainState) -> None:
         assert torch.equal(mine.history[version].flat, weights.flat)
 
 
-@pytest.mark.parametrize("update", ["frozen", "ema"])
-def test_every_field_comes_back(tmp_path, update: str):
-    seen, _ = toy_run(toy_experiment(lag=1, iterations=3, reference=ReferenceConfig(update, every=2)))
-    state = seen.states[-1]
+@pytest.mark.parametrize(("update", "ema_decay"), [("frozen", 0.0), ("ema", 0.0), ("frozen", 0.9)])
+def test_every_field_comes_back(tmp_path, update: str, ema_decay: float):
+    optimizer = replace(toy_experiment().optimizer, ema_decay=ema_decay)
+    plan = toy_experiment(lag=1, iterations=3, reference=ReferenceConfig(update, every=2), optimizer=optimizer)
+    state = toy_run(plan)[0].states[-1]
+    assert (state.learner.average is None) == (ema_decay == 0)
     assert state.base_diversity > 0
     assert state.learner.gradient_level > 0
     assert (state.learner.reference.flat is None) == (update == "frozen")

@@ -60,9 +60,9 @@ class Mortal(ToyRuntime):
         self._call("export")
         folder.write_text(self.learner.weights(4).manifest.checksum)
 
-    def picture(self, chunks, version, drawing=None):
+    def picture(self, chunks, drawing=None):
         self._call("picture")
-        return super().picture(chunks, version, drawing)
+        return super().picture(chunks, drawing)
 
 
 def plan(lag, **sections):

@@ -54,7 +54,7 @@ def test_the_same_candidates_are_scored_by_both_decoders(
     plan = make_experiment(THREE, model=model)
     runtime = LocalRuntime(plan)
     asked = overheard(runtime)
-    (found,) = runtime.picture(evaluation_chunks(plan)[:1], 0)
+    (found,) = runtime.picture(evaluation_chunks(plan)[:1])
     tiny, full = AutoencoderTiny.from_pretrained(random_tiny_vae), AutoencoderKL.from_pretrained(random_model / "vae")
     latents = asked[0].x_0
     assert torch.equal(asked[1].x_0, latents)
@@ -67,7 +67,7 @@ def test_the_same_candidates_are_scored_by_both_decoders(
         assert torch.equal(found.score_by_step[step], found.decoded_twice[step][0, :, 0])
     assert not torch.allclose(*found.decoded_twice[0], rtol=1e-2)
     plain = replace(plan, model=replace(model, tiny_vae=""))
-    (without,) = LocalRuntime(plain).picture(evaluation_chunks(plan)[:1], 0)
+    (without,) = LocalRuntime(plain).picture(evaluation_chunks(plan)[:1])
     assert without.decoded_twice == {}
     torch.testing.assert_close(without.scores["colorfulness"], found.scores["colorfulness"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(without.score_by_step[0], found.decoded_twice[0][1, :, 0], rtol=1e-4, atol=1e-5)
@@ -80,7 +80,7 @@ def test_a_method_that_ranks_finished_pictures_needs_no_comparison(
     plan = make_experiment(D3PO(search=Search("chain", 2, (0, 2), "final")), model=model)
     runtime = LocalRuntime(plan)
     asked = overheard(runtime)
-    (found,) = runtime.picture(evaluation_chunks(plan)[:1], 0)
+    (found,) = runtime.picture(evaluation_chunks(plan)[:1])
     assert (found.decoded_twice, len(asked)) == ({}, 1)
 
 

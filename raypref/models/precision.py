@@ -1,0 +1,90 @@
+"""What a network computes in, between float32 on its way in and out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LARGEST = 2.0**4
+"""What the largest element of a gradient becomes, about, that is sent back through a float16 network: what is 2^28
+times smaller is still a number there, and what grows 2^12 times on its way does not overflow."""
+
+SMALLEST = 2.0**-100
+"""A gradient of which all elements are smaller is not scaled to LARGEST: the scale, too, is float32."""
+
+
+class Precision:
+    """Inputs are cast on the way in, and outputs, in float32, on the way out."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def enter(self, given: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return given.to(self.dtype)
+
+    def leave(self, out: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return out.float()
+
+
+class HalfPrecision(Precision):
+    """float16, in which the gradient of a mean over a latent would vanish. What is sent back into the network is scaled
+    by a power of two, and what it sends on to its input and parameters is scaled back.
+
+    The scale is that of the latest backward pass, so a graph may hold one call of the network: one output that a
+    gradient comes back to.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """`parameters` are float32, inside the network."""
+        super().__init__(torch.float16)
+        self.scale = torch.ones(())
+        for parameter in parameters:
+            parameter.register_hook(self.scaled_back)
+
+    def enter(self, given: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return super().enter(_Enter.apply(given.float(), self))
+
+    def leave(self, out: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return _Leave.apply(super().leave(out), self)
+
+    def scaled(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """On its way in."""
+        self.scale = (LARGEST / gradient.abs().max().clamp(min=SMALLEST)).log2().floor().exp2()
+        return gradient * self.scale
+
+    def scaled_back(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """On its way out."""
+        return gradient / self.scale
+
+
+def precision(dtype: torch.dtype, parameters: Iterable[torch.nn.Parameter] = ()) -> Precision:
+    """Of a network with trainable `parameters`."""
+    return HalfPrecision(parameters) if dtype == torch.float16 else Precision(dtype)
+
+
+class _Enter(torch.autograd.Function):
+    """An input, whose gradient leaves the network here."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, of: HalfPrecision) -> Tensor:
+        ctx.of = of
+        return given.view_as(given)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.of.scaled_back(gradients[0]), None
+
+
+class _Leave(torch.autograd.Function):
+    """An output, whose gradient comes into the network here."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, of: HalfPrecision) -> Tensor:
+        ctx.of = of
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.of.scaled(gradients[0]), None
