@@ -254,6 +254,7 @@ def _check_fused(experiment: Experiment) -> None:
     optimizer = experiment.optimizer
     needs = {
         "model.dtype": (experiment.model.dtype, "float32"),
+        "model.cpu_offload": (experiment.model.cpu_offload, False),
         "cluster.runtime": (experiment.cluster.runtime, "local"),
         "run.lag": (experiment.run.lag, 0),
         "reference.update": (experiment.reference.update, "frozen"),

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -58,6 +58,9 @@ class ModelConfig:
     vae_tiling: bool = False
     """The decoder takes one overlapping tile at a time where a picture is larger than it was trained on: less memory,
     and seams that are blended over."""
+    cpu_offload: bool = False
+    """Samplers and the learner keep their frozen weights, text encoders included, in the CPU's memory while they have
+    nothing to do: less of a GPU that they share, for a copy at every turn. While they are at work they need as much."""
     free_text_encoders: bool = False
     """Every prompt of the run is encoded at the start, and the text encoders are then dropped from memory."""
     train: Literal["lora", "full"] = "lora"
@@ -131,6 +134,11 @@ class Denoiser(ABC):
         both halves in one batch; a scale of 1 skips the empty half. This guided output is the policy: sampling and
         training use it alike, and gradients flow through both halves.
         """
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Inside it all of the network is on its device, for predictions and whatever gradients go back through them.
+        Predictions alone see to it themselves, one by one."""
+        return nullcontext()
 
     @abstractmethod
     def free_text_encoders(self, prompts: Iterable[str]) -> None:

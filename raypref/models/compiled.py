@@ -23,9 +23,10 @@ def check_compiled(denoiser: Denoiser, prompt: str) -> None:
     Raises:
         WrongGradient: where a parameter's is another.
     """
-    with torch.compiler.set_stance("force_eager"):
-        plain = _gradients(denoiser, prompt)
-    compiled = _gradients(denoiser, prompt)
+    with denoiser.at_work():
+        with torch.compiler.set_stance("force_eager"):
+            plain = _gradients(denoiser, prompt)
+        compiled = _gradients(denoiser, prompt)
     whole = torch.stack([gradient.norm() for gradient in plain.values()]).norm()
     wrong = [name for name, own in plain.items() if (compiled[name] - own).norm() > LOST * own.norm() + SMALL * whole]
     if wrong:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from raypref.models.base import Denoiser, ModelConfig
 from raypref.models.existing_lora import find_file, fuse
 from raypref.models.libraries import Pipeline
 from raypref.models.lora import LoRA
+from raypref.models.offload import Offload
 from raypref.models.precision import precision
 from raypref.models.trained import WholeNetwork
 
@@ -55,9 +56,8 @@ class GuidedDenoiser(Denoiser):
         # Fused on the CPU, whatever the device, and into every worker's weights: what training starts from is one
         # function for all of them, and the reference.
         fused = fuse(pipe, find_file(config.lora_weights), self.kohya_prefixes) if config.lora_weights else {}
-        for component in pipe.components.values():
-            if isinstance(component, torch.nn.Module):
-                component.to(self.device).eval().requires_grad_(False)
+        for module in self._modules():
+            module.to(self.device).eval().requires_grad_(False)
         self.network: Any = getattr(pipe, self.network_name).to(memory_format=config.memory_format())
         _check_network(self.network.config)
         size = self.network.config.sample_size
@@ -71,6 +71,14 @@ class GuidedDenoiser(Denoiser):
             self.network.compile()
         self._texts: dict[str | None, Text] = {}
         self._freed = False
+        self._offload = Offload(self._modules(), self.device) if config.cpu_offload else None
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """See `Denoiser.at_work`."""
+        return self._offload.at_work() if self._offload else nullcontext()
 
     @abstractmethod
     def encode(self, prompt: str) -> Text:
@@ -101,16 +109,25 @@ class GuidedDenoiser(Denoiser):
 
     def free_text_encoders(self, prompts: Iterable[str]) -> None:
         """See `Denoiser.free_text_encoders`."""
-        self.texts((None, *prompts))
+        with self.at_work():
+            self.texts((None, *prompts))
         for name in self.pipe.components:
             if name.startswith("text_encoder"):
                 setattr(self.pipe, name, None)
         self._freed = True
+        if self._offload:
+            self._offload.keep_only(self._modules())
 
     def predict(
         self, x_t: Float[Tensor, "N C H W"], t: Num[Tensor, " N"], prompts: tuple[str, ...], guidance_scale: float
     ) -> Float[Tensor, "N C H W"]:
         """See `Denoiser.predict`."""
+        with self.at_work():
+            return self._predict(x_t, t, prompts, guidance_scale)
+
+    def _predict(
+        self, x_t: Float[Tensor, "N C H W"], t: Num[Tensor, " N"], prompts: tuple[str, ...], guidance_scale: float
+    ) -> Float[Tensor, "N C H W"]:
         x_t, t = self.precision.enter(x_t.to(self.device)), t.to(self.device)
         text = self.texts(prompts if guidance_scale == 1.0 else (None,) * len(prompts) + prompts)
         self._forget_texts()

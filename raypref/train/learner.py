@@ -113,7 +113,8 @@ class Learner:
         lesson = self.teacher.lesson(iteration, sampled)
         if self.method.against_iterate and self.experiment.reference.update == "frozen":
             self.reference.become(self.history[self.experiment.policy_version(iteration)].flat)
-        metrics, by_step, alarms = self._train(iteration, lesson.batch)
+        with self.denoiser.at_work():
+            metrics, by_step, alarms = self._train(iteration, lesson.batch)
         self._remember(iteration + 1)
         return UpdateReport(
             metrics=metrics | lesson.metrics,

@@ -14,6 +14,7 @@ SWITCHES: dict[Role, tuple[str, ...]] = {
     "sampler": (
         'model.dtype = "bfloat16"',
         "model.free_text_encoders = true",
+        "model.cpu_offload = true where roles share a GPU",
         "a smaller run.chunk_size",
         "fewer method.search.candidates",
     ),
@@ -28,6 +29,7 @@ SWITCHES: dict[Role, tuple[str, ...]] = {
         "model.gradient_checkpointing = true",
         'model.dtype = "bfloat16"',
         "model.free_text_encoders = true",
+        "model.cpu_offload = true where roles share a GPU",
         'model.train = "lora" and a smaller model.lora_rank',
     ),
     "data worker": ("model.vae_tiling = true", 'model.dtype = "bfloat16"'),

@@ -88,7 +88,8 @@ class Sampler:
     @explaining_out_of_memory("sampler")
     def rollout(self, chunk: Chunk, weights: Weights) -> SampledRollout:
         """Searches, or draws, from the chunk's prompts with exactly these weights."""
-        rollout, spent = self._drive(self._experience(self._walk(chunk)), weights)
+        with self.denoiser.at_work():
+            rollout, spent = self._drive(self._experience(self._walk(chunk)), weights)
         with self._network:
             syncs, seconds, self._syncs, self._seconds_syncing = self._syncs, self._seconds_syncing, 0, 0.0
         return SampledRollout(rollout, spent.seconds | {"syncing": seconds}, syncs, spent.failures)
@@ -109,6 +110,10 @@ class Sampler:
 
         With a `drawing` they are drawn in its way, and nothing that was predicted is reported.
         """
+        with self.denoiser.at_work():
+            return self._picture(chunk, weights, drawing)
+
+    def _picture(self, chunk: Chunk, weights: Weights, drawing: Drawing | None) -> Judgement:
         walk = self._walk(chunk)
         if drawing is not None:
             drawn, spent = self._drive(drawing.draw(walk), weights)
