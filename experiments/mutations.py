@@ -339,7 +339,7 @@ MUTANTS = [
     # The network.
     Mutant("models/guided.py", "empty + guidance_scale * (full - empty)", "full + guidance_scale * (full - empty)"),
     Mutant("models/guided.py", "(None,) * len(prompts) + prompts", "prompts + (None,) * len(prompts)"),
-    Mutant("models/decoder.py", "latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor", "latents.to(self.device, self.vae.dtype)"),
+    Mutant("models/decoder.py", "self.precision.enter(latents.to(self.device)) / self.vae.config.scaling_factor", "self.precision.enter(latents.to(self.device))"),
     Mutant("models/decoder.py", "scaled = scaled + self.vae.config.shift_factor", "pass"),
     Mutant("models/sdxl.py", "if self.pipe.config.force_zeros_for_empty_prompt:", "if False:"),
     Mutant("models/sdxl.py", "[side, side, 0, 0, side, side]", "[0, 0, 0, 0, side, side]"),
@@ -552,7 +552,7 @@ MUTANTS = [
     Mutant("collect.py", "float(one > other)", "float(one < other)"),
     Mutant("collect.py", "if not _is_done(folder, part)", ""),
     Mutant("collect.py", ".num_rows >= len(part)", ".num_rows > 0"),
-    Mutant("collect.py", "_version(policy), Plain()", "0, Plain()"),
+    Mutant("collect.py", "runtime.restore(None if policy is None else policy.learner)", "runtime.restore(None)"),
     Mutant("label/desk.py", "identity(times=False)", "identity()"),
     Mutant("label/answers.py", "content[: content.rfind(b\"\\n\") + 1]", "content"),
     Mutant("label/desk.py", "if row != self.row():", "if False:"),
