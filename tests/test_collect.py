@@ -102,6 +102,9 @@ def test_a_run_directory_draws_with_what_it_has_trained(toml, tmp_path, undrawn)
     before, after = (parquet.read_table(tmp_path / name).to_pylist() for name in ("base", "own"))
     assert [row["caption"] for row in before] == [row["caption"] for row in after]
     assert all(one["score_0"] != other["score_0"] for one, other in zip(before, after, strict=True))
+    averaged = replace(policy, learner=replace(policy.learner, average=policy.learner.history[0].flat / 2))
+    with pytest.raises(ConfigError, match="pairs of other settings"):
+        collect(trained, tmp_path / "own", 2, quietly, averaged)
     assert {row["model_1"] for row in after} == {"small after 1 iterations"}
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate = .* may change only cluster, reward, sampling"):
         load(run, ["optimizer.learning_rate=1.0"])

@@ -103,6 +103,18 @@ def test_a_scene_is_drawn_once_for_the_same_weights_under_any_name(watched, room
     assert torch.equal(one.images, other.images)
 
 
+def test_of_the_same_weights_another_moving_average_is_another_policy(watched, trained, tmp_path):
+    """Which two runs have that differ in optimizer.ema_decay alone."""
+    plain, scene = trained[-1], Scene(EXPERIMENT.heldout_prompts, pictures=True)
+    averaged = replace(plain, learner=replace(plain.learner, average=trained[0].learner.history[0].flat))
+    policies = {RUN: Policy(EXPERIMENT.model, plain), AGAIN: Policy(EXPERIMENT.model, averaged),
+                BASE: Policy(EXPERIMENT.model, None)}  # fmt: skip
+    both = RuntimeStudio(EXPERIMENT, policies, tmp_path / "both", start=watched)
+    one, other, base = (both.albums(who, [scene])[0].images for who in policies)
+    assert not torch.equal(one, other)
+    assert torch.equal(other, base)  # of which the average has not moved
+
+
 def test_a_kill_costs_the_chunk_that_was_on_its_way(watched, rooms, tmp_path):
     scene = Scene(EXPERIMENT.heldout_prompts, Compared(), pictures=True)
     (plain,) = rooms(watched).albums(RUN, [scene])

@@ -13,7 +13,7 @@ from raypref.train.runtime import MAX_LOSSES, LearnerLost
 
 Found = TypeVar("Found")
 
-OF_THE_FIRST = ("average", "state", "exported_files")
+OF_THE_FIRST = ("deployed", "state", "exported_files")
 """What the first rank can answer for all, which are its copies. All else changes them, and all are asked."""
 STANDINGS = DEAD, SILENT, AT_WORK, WAITING = (
     "is dead",

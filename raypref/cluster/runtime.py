@@ -70,6 +70,10 @@ class RayRuntime(Runtime):
         self.pool = Pool(self.crew, cluster.chunks_in_flight, cluster.timeout, self.experiment.scoring_timeout())
         self._jobs: dict[int, list[Job]] = {}
         self._weights: dict[int, Any] = {}
+        self._averages = False
+        """Whether the newest version's moving average is deployed in its place."""
+        self._average: Any = None
+        """A reference to it, once it is asked for."""
         self.learner = LearnerGroup(self._spawn_rank, cluster.learner_ranks, self.pool)
         # Samplers find reward workers by name: of handles among a constructor's arguments Ray warns that a restart may
         # not find them again.
@@ -137,13 +141,18 @@ class RayRuntime(Runtime):
             except (ObjectLostError, GetTimeoutError) as problem:
                 raise AnswersLost(str(problem)) from None
 
-        newest = max(self._weights)
-        averaged, average = self.learner.ask("average", versions=[newest])
-        weights = average[newest] if averaged else self._weights[newest]
+        weights = self._deployed()
         jobs = deque(Job("picture", chunk, (weights, drawing)) for chunk in chunks)
         self.pool.submit(list(jobs))
         while jobs:  # while one is waited for, the pool goes on with the others; what is handed on is let go of here
             yield self._use_answers([jobs.popleft()], fetch)
+
+    def _deployed(self) -> Any:
+        """A reference to what `Learner.deployed` is."""
+        newest = max(self._weights)
+        if self._averages and self._average is None:
+            self._average = self.learner.ask("deployed", versions=[newest])[1][newest]
+        return self._average if self._averages else self._weights[newest]
 
     def _use_answers(self, jobs: list[Job], use: Callable[[list[Any]], Found]) -> Found:
         """What `use` makes of references to the jobs' answers; those that are lost with a node are computed again."""
@@ -161,6 +170,8 @@ class RayRuntime(Runtime):
         """The learner's answer. Versions of the weights that come with it are kept for the samplers, by reference."""
         value, weights = self.learner.ask(method, *arguments, versions=versions)
         self._weights |= weights
+        if versions:
+            self._average = None
         return value
 
     def state(self) -> LearnerState:
@@ -173,9 +184,9 @@ class RayRuntime(Runtime):
         if self.learner.lost:
             self.learner.restart()
         if state is None:
-            self._ask_learner("weights", 0, versions=[0])
+            self._averages = self._ask_learner("weights", 0, versions=[0])
         else:
-            self._ask_learner("restore", ray.put(pack(state)), versions=sorted(state.history))
+            self._averages = self._ask_learner("restore", ray.put(pack(state)), versions=sorted(state.history))
 
     def roll_back(self, state: LearnerState, version: int) -> None:
         self._ask_learner("roll_back", ray.put(pack(state)), version, versions=[version])

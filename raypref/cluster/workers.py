@@ -121,12 +121,11 @@ class LearnerWorker:
         getattr(self, method)(*arguments)
 
     def weights(self, *versions: int) -> tuple[Any, ...]:
-        return True, *(pack(self.learner.weights(version)) for version in versions)
+        """Whether the newest one's moving average is deployed in its place; and the weights."""
+        return self.learner.average is not None, *(pack(self.learner.weights(version)) for version in versions)
 
-    def average(self) -> tuple[bool, Packed | None]:
-        """Whether the moving average is deployed in the newest version's place; and the average."""
-        averaged = self.learner.average is not None
-        return averaged, pack(self.learner.deployed()) if averaged else None
+    def deployed(self) -> tuple[None, Packed]:
+        return None, pack(self.learner.deployed())
 
     def hold(self, *sampled: Packed) -> None:
         """Takes an iteration's rollouts. Where they are lost on the way to one rank, no other has begun to train."""

@@ -16,7 +16,7 @@ from raypref.models.libraries import Pipeline
 from raypref.models.lora import LoRA
 from raypref.models.offload import Offload
 from raypref.models.precision import precision
-from raypref.models.trained import WholeNetwork
+from raypref.models.trained import Trained, WholeNetwork
 
 Text = dict[str, Tensor]
 """What a network is told of its prompts, by name; stacked along the first axis."""
@@ -57,12 +57,15 @@ class GuidedDenoiser(Denoiser):
         # function for all of them, and the reference.
         fused = fuse(pipe, find_file(config.lora_weights), self.kohya_prefixes) if config.lora_weights else {}
         for module in self._modules():
-            module.to(self.device).eval().requires_grad_(False)
+            module.to("cpu" if config.cpu_offload else self.device).eval().requires_grad_(False)
         self.network: Any = getattr(pipe, self.network_name).to(memory_format=config.memory_format())
         _check_network(self.network.config)
         size = self.network.config.sample_size
         self.latent_shape = (self.network.config.in_channels, size, size)
-        self.trained = LoRA(self.network, config, fused) if config.train == "lora" else WholeNetwork(self.network)
+        if config.train == "lora":
+            self.trained: Trained = LoRA(self.network, config, fused)
+        else:
+            self.trained = WholeNetwork(self.network.to(self.device))
         self.parameters = self.trained.parameters
         self.precision = precision(config.torch_dtype(), self.parameters.parameters.values())
         if config.gradient_checkpointing:

@@ -59,7 +59,7 @@ class LoRA(Trained):
         for name, parameter in parameters.items():
             parameter.requires_grad_(True)
             fresh = Key(0)("lora", name).normal(*parameter.shape) / config.lora_rank
-            parameter.data = (fresh if "lora_A" in name else torch.zeros_like(fresh)).to(parameter.device)
+            parameter.data = (fresh if "lora_A" in name else torch.zeros_like(fresh)).to(config.torch_device())
         self.parameters = FlatParameters(parameters)
 
     @contextmanager

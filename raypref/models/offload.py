@@ -13,10 +13,10 @@ class Offload:
     networks leave the GPU to it. Weights do not change, so they are copied one way only. On a CPU it does nothing."""
 
     def __init__(self, modules: Sequence[torch.nn.Module], device: torch.device) -> None:
-        """The modules are on `device`, and leave it."""
+        """Of the modules, what is frozen is on the CPU, and what is trained where it is computed with: on `device`."""
         self.device, self._lock, self._users = device, threading.Lock(), 0
-        self._homes = {tensor: _home(tensor.data, device) for tensor in _frozen(modules)}
-        self._leave()
+        # Pinned memory is read faster, and has every block rounded up to a power of two: too much of a small machine.
+        self._homes = {tensor: tensor.data for tensor in _frozen(modules)}
 
     def keep_only(self, modules: Sequence[torch.nn.Module]) -> None:
         """Lets go of all others."""
@@ -26,11 +26,11 @@ class Offload:
     def at_work(self) -> Iterator[None]:
         """Inside it the weights are on the device. Backward passes belong inside too: what autograd keeps of a weight
         is the weight. Several threads may be inside at once; the last one to go turns off the light."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._come()
         try:
+            with self._lock:
+                self._users += 1
+                if self._users == 1:
+                    self._come()
             yield
         finally:
             with self._lock:
@@ -40,7 +40,7 @@ class Offload:
 
     def _come(self) -> None:
         for tensor, home in self._homes.items():
-            tensor.data = home.to(self.device, non_blocking=True)
+            tensor.data = home.to(self.device)
 
     def _leave(self) -> None:
         for tensor, home in self._homes.items():
@@ -52,8 +52,3 @@ class Offload:
 def _frozen(modules: Sequence[torch.nn.Module]) -> list[Tensor]:
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     return [tensor for tensor in tensors if not tensor.requires_grad]
-
-
-def _home(weight: Tensor, device: torch.device) -> Tensor:
-    """In memory that a GPU reads fastest."""
-    return weight.cpu().pin_memory() if device.type == "cuda" else weight

@@ -51,7 +51,8 @@ class HalfPrecision(Precision):
 
     def scaled(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """On its way in."""
-        self.scale = (LARGEST / gradient.abs().max().clamp(min=SMALLEST)).log2().floor().exp2()
+        numbers = gradient.abs().nan_to_num(0.0, 0.0)  # one picture without a gradient shall not cost the others theirs
+        self.scale = (LARGEST / numbers.max().clamp(min=SMALLEST)).log2().floor().exp2()
         return gradient * self.scale
 
     def scaled_back(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -48,15 +48,18 @@ class Asked:
         return self.reward.name
 
     def score(self, images: Float[Tensor, "N 3 H W"], prompts: tuple[str, ...], t: Int[Tensor, " N"]) -> Answer:
-        """The scores of pictures predicted at times t, float32, with their graph where gradients are enabled."""
+        """The scores of pictures predicted at times t, float32, with their graph where gradients are enabled. What is
+        no picture, as where a decoder has overflowed, has no score, though the reward may make one of it."""
 
         def ask() -> Answer:
             scores = _checked(_score(self.reward, images, prompts, t), len(images))
-            bad = ~scores.isfinite()
-            count = int(bad.sum())  # waits for a GPU: here, so that this too is within the patience
+            drawn = images.isfinite().flatten(1).all(1).to(scores.device)
             # An infinite score would win or lose against every other, and make every mean infinite.
-            scores = scores.masked_fill(bad, torch.nan)
-            return Answer(scores, {f"{self.name} returned NaN or infinity": count} if count else {})
+            bad = drawn & ~scores.isfinite()
+            why = {f"{self.name} returned NaN or infinity": bad, "the decoder made NaN or infinity": ~drawn}
+            counts = {reason: int(rows.sum()) for reason, rows in why.items()}  # waits for a GPU: within the patience
+            scores = scores.masked_fill(bad | ~drawn, torch.nan)
+            return Answer(scores, {reason: count for reason, count in counts.items() if count})
 
         try:
             return self._within_patience(ask)

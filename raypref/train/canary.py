@@ -48,5 +48,5 @@ class Canary:
                 f"weights version {weights.manifest.version}: the same weights predict otherwise here than in the "
                 f"learner, by {difference:.2g} of the prediction's size (cluster.sync_tolerance = {tolerance:g}). Is "
                 "an adapter off or scaled otherwise, or another base model loaded? Between kinds of devices, or in "
-                "bfloat16, raise the tolerance to what they differ by"
+                "half precision, raise the tolerance to what they differ by"
             )

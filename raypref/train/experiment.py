@@ -313,7 +313,7 @@ class ClusterConfig:
     a run also waits for a place for those that it cannot do without."""
     sync_tolerance: float = 1e-4
     """By how much a sampler's prediction may differ from the learner's with the same weights: see
-    `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in bfloat16."""
+    `raypref.train.canary`. Raise it where they compute on different kinds of devices, or in half precision."""
 
     def __post_init__(self) -> None:
         for name in ("samplers", "learner_ranks", "chunks_in_flight"):

@@ -77,7 +77,8 @@ class Learner:
         self.history: dict[int, Weights] = {0: denoiser.parameters.take(0)}
         self._fresh = self.history[0].manifest.checksum
         self.average = denoiser.parameters.flat.detach().clone() if settings.ema_decay else None
-        """The moving average of the weights, where there is one."""
+        """The moving average of the weights, where there is one. It is replaced, never written to: what `deployed`
+        gives, and checkpoints, may share its memory."""
 
     def weights(self, version: int) -> Weights:
         """A version that rollouts may still ask for, the newest or, with lag, the one before; with its canary."""

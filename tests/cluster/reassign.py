@@ -23,5 +23,5 @@ def reassign(runtime: RayRuntime, experiment: Experiment) -> None:
         seat.actor.__ray_call__.remote(begin_again, experiment, runtime.scorer_names) for seat in runtime.crew.seats
     ]
     ray.get(starts, timeout=240)
-    runtime.experiment, runtime._jobs, runtime._weights = experiment, {}, {}
-    runtime._ask_learner("weights", 0, versions=[0])
+    runtime.experiment = experiment
+    runtime.restore(None)

@@ -1,6 +1,8 @@
 """Frozen weights are there for all that is computed, and only then."""
 
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from raypref.models import guided
 from raypref.models.base import ModelConfig
+from raypref.models.compiled import check_compiled
 from raypref.models.offload import Offload
 from raypref.models.stable_diffusion import StableDiffusion
 from raypref.train.build import build_denoiser, build_learner, build_sampler, build_scorer
@@ -20,10 +23,22 @@ from tests.conftest import MakeExperiment
 from tests.recording import Recording
 
 
+class Reached(Exception):
+    """So far, and no further without a GPU."""
+
+
+def stop(*_: object) -> None:
+    raise Reached
+
+
 class Poisoned(Offload):
     """Whoever computes with weights that are away gets no number. It counts the turns."""
 
     turns = 0
+
+    def __init__(self, modules: Sequence[torch.nn.Module], device: torch.device) -> None:
+        super().__init__(modules, device)
+        self._leave()
 
     def _come(self) -> None:
         type(self).turns += 1
@@ -106,6 +121,51 @@ def test_the_last_one_to_go_turns_off_the_light():
     go.set()
     thread.join()
     assert layer.weight.isnan().all()
+
+
+def test_a_role_that_fails_leaves_and_can_come_again():
+    class Full(Poisoned):
+        room = False
+
+        def _come(self) -> None:
+            if not self.room:
+                raise torch.OutOfMemoryError
+            super()._come()
+
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    offload = Full([layer], torch.device("cpu"))
+    with pytest.raises(torch.OutOfMemoryError), offload.at_work():
+        pytest.fail("it is not there")
+    offload.room = True
+    with suppress(KeyError), offload.at_work():
+        assert layer.weight.isfinite().all()
+        raise KeyError
+    assert layer.weight.isnan().all()
+
+
+def test_a_compiled_networks_gradient_is_looked_at_in_one_turn(random_model: Path, poisoned: type[Poisoned]):
+    """Backward passes too belong inside."""
+    denoiser = StableDiffusion.denoiser(ModelConfig(path=str(random_model), device="cpu", cpu_offload=True))
+    check_compiled(denoiser, "a cat")
+    assert poisoned.turns == 1
+
+
+def test_nothing_frozen_is_put_on_the_device_before_there_is_work(random_model: Path, monkeypatch):
+    """Roles that share a GPU start at once."""
+    asked, move = set[str](), torch.nn.Module.to
+
+    def to(module: torch.nn.Module, *where: object, **how: object) -> torch.nn.Module:
+        asked.update(str(place) for place in where if isinstance(place, (str, torch.device)))
+        return move(module, *(() if where and str(where[0]) == "cuda" else where), **how)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    for offload in (False, True):
+        asked.clear()
+        model = ModelConfig(path=str(random_model), device="cuda", cpu_offload=offload)
+        monkeypatch.setattr(guided.LoRA, "__init__", stop)
+        with pytest.raises(Reached):
+            StableDiffusion.denoiser(model)
+        assert ("cuda" in asked) != offload
 
 
 def test_dropped_text_encoders_are_let_go_of(make_experiment: MakeExperiment):

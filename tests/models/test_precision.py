@@ -66,12 +66,14 @@ def test_the_scale_is_a_power_of_two(size: float, sent: float):
     assert float(half.scaled(torch.tensor([size]))[0] / half.scale) == torch.tensor(size).item()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_none(bad: float):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_stays_none_and_costs_nobody_else(bad: float):
     half = HalfPrecision(())
-    back = half.scaled_back(half.scaled(torch.tensor([bad, 1.0])))
-    assert not back.isfinite().all()
-    assert torch.equal(half.scaled_back(half.scaled(torch.zeros(3))), torch.zeros(3))
+    back = half.scaled_back(half.scaled(torch.tensor([[bad, 1.0], [1e-9, 3.0]])))
+    assert back.isfinite().tolist() == [[False, True], [True, True]]
+    assert torch.equal(back[1], torch.tensor([1e-9, 3.0]))
+    for nothing in (torch.zeros(3), torch.full((3,), bad)):
+        assert torch.equal(half.scaled_back(half.scaled(nothing)).isfinite(), nothing.isfinite())
 
 
 def test_a_learner_has_the_gradient_of_float32(make_experiment: MakeExperiment):

@@ -385,6 +385,15 @@ def test_half_precision_becomes_single_before_it_is_judged():
     assert answer.failures == {"double returned NaN or infinity": 1}
 
 
+def test_what_is_no_picture_has_no_score_though_the_reward_makes_one_of_it():
+    """JPEG knows no NaN: it compresses black."""
+    images = torch.rand(3, 3, 16, 16)
+    images[0, 1, 2, 3], images[2] = torch.nan, torch.inf
+    answer = Asked(JpegCompressibility(), PATIENCE).score(images, ("a", "b", "c"), torch.zeros(3, dtype=torch.int64))
+    assert answer.scores.isfinite().tolist() == [False, True, False]
+    assert answer.failures == {"the decoder made NaN or infinity": 2}
+
+
 def test_reasons_stay_short():
     class Wordy(Colorfulness):
         def score(self, images, prompts):

@@ -1,6 +1,7 @@
 """A learner that is lost inside a run changes no bit of it; whatever ends a run, its last iteration is kept."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,7 +67,11 @@ class Mortal(ToyRuntime):
 
 
 def plan(lag, **sections):
-    defaults = {"evaluate": EvaluateConfig(every=2, rewards=()), "checkpoint": CheckpointConfig(every=3)}
+    defaults = {
+        "evaluate": EvaluateConfig(every=2, rewards=()),
+        "checkpoint": CheckpointConfig(every=3),
+        "optimizer": replace(toy_experiment().optimizer, ema_decay=0.5),
+    }
     return toy_experiment(lag=lag, **(defaults | sections))
 
 

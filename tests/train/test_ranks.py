@@ -113,7 +113,7 @@ CASES = {
     "rdpo": plan(RDPO(beta=10.0, search=Search(steps=STEPS))),
     "chains and passes": plan(
         D3PO(search=replace(D3PO().search, steps=STEPS)),
-        optimizer=OptimizerConfig(1e-2, 7, 1, num_inner_epochs=2),
+        optimizer=OptimizerConfig(1e-2, 7, 1, num_inner_epochs=2, ema_decay=0.5),
         reference=ReferenceConfig("ema", every=3),
     ),
     "single steps": plan(DDPO(clip_range=0.1, search=replace(DDPO().search, steps=STEPS))),
@@ -136,6 +136,7 @@ def test_any_number_of_ranks_gives_the_bits_of_one(alone, case, number):
         assert {version: each.manifest for version, each in state.history.items()} == {
             version: each.manifest for version, each in wanted.history.items()
         }
+        assert state.deployed() == wanted.deployed()
         assert state.optimizer.keys() == wanted.optimizer.keys()  # nothing of the idle parameter
         assert all(torch.equal(state.optimizer[name], value) for name, value in wanted.optimizer.items())
         assert (state.reference.flat is None) == (wanted.reference.flat is None)
