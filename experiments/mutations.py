@@ -513,7 +513,6 @@ MUTANTS = [
     Mutant("cluster/pool.py", "        self._replace_late()\n", ""),
     Mutant("cluster/crew.py", "if seat.at_work]", "]"),
     Mutant("cluster/crew.py", "self.ask(1, seat.failed_starts + 1)", "self.ask(1)"),
-    Mutant("cluster/crew.py", "seat.at_work, seat.failed_starts, seat.idle_since = True, 0, ", "seat.at_work, seat.idle_since = True, "),
     # Samplers that come and go, and their places.
     Mutant("cluster/crew.py", "if weights is not None:", "if False:"),
     Mutant("cluster/crew.py", "if not begun or (wanted and not seat.at_work):", "if wanted and not seat.at_work:"),

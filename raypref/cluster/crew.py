@@ -95,7 +95,7 @@ class Crew:
         if weights is not None:
             self.starting[seat.actor.prove.remote(weights)] = seat
             return
-        seat.at_work, seat.failed_starts, seat.idle_since = True, 0, time.monotonic()
+        seat.at_work, seat.idle_since = True, time.monotonic()
         self._count()
         self._note("joined", seat, f"{len(self.at_work())} of up to {self.most} are at work")
 

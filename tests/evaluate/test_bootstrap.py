@@ -107,9 +107,12 @@ def test_pictures_of_a_prompt_count_as_one_draw():
 
 
 def test_ties_count_half_and_missing_scores_do_not_count():
-    ours, theirs = torch.tensor([[2.0, 1.0, 1.0, torch.nan]]), torch.tensor([[1.0, 2.0, 1.0, 1.0]])
-    torch.testing.assert_close(won(ours, theirs), torch.tensor([[1.0, 0.0, 0.5, torch.nan]]), equal_nan=True)
-    torch.testing.assert_close(tied(ours, theirs), torch.tensor([[0.0, 0.0, 1.0, torch.nan]]), equal_nan=True)
-    torch.testing.assert_close(won(ours, theirs) + won(theirs, ours), torch.tensor([[1.0, 1, 1, torch.nan]]),
-                               equal_nan=True)  # fmt: skip
+    ours, theirs = torch.tensor([2.0, 1.0, 1.0, torch.nan, 1.0]), torch.tensor([1.0, 2.0, 1.0, 1.0, torch.nan])
+    ours, theirs, unknown = ours[None], theirs[None], torch.nan
+    for found, wanted in (
+        (won(ours, theirs), [1.0, 0.0, 0.5, unknown, unknown]),
+        (tied(ours, theirs), [0.0, 0.0, 1.0, unknown, unknown]),
+        (won(ours, theirs) + won(theirs, ours), [1.0, 1.0, 1.0, unknown, unknown]),
+    ):
+        torch.testing.assert_close(found, torch.tensor([wanted]), equal_nan=True)
     assert measured(by_prompt(won(ours, theirs)), KEY).mean == pytest.approx(0.5)

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from raypref.core.seeding import Key
-from raypref.evaluate.mmd import _between, discrepancy, discrepancy_of_same_prompts, median_distance, swap_test
+from raypref.evaluate.mmd import (
+    SWAPS,
+    _between,
+    discrepancy,
+    discrepancy_of_same_prompts,
+    median_distance,
+    swap_test,
+)
 
 KEY = Key(0)("bootstrap")
 
@@ -70,7 +77,8 @@ def test_where_nothing_differs_the_p_value_is_small_as_seldom_as_it_says():
     )
     assert float((found <= 0.1).float().mean()) < 0.2
     assert 0.35 < float(found.mean()) < 0.65
-    assert swap_test(Key(1)("x").normal(15, 2, 4), Key(1)("y").normal(15, 2, 4) + 1, 2.0, KEY) < 0.001
+    apart = swap_test(Key(1)("x").normal(40, 2, 4), Key(1)("y").normal(40, 2, 4) + 1, 2.0, KEY)
+    assert apart == 1 / (1 + SWAPS)  # as they lie they are as far apart as they are: never 0
 
 
 def test_it_does_not_know_the_order_of_prompts():

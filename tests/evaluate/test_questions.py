@@ -10,7 +10,7 @@ import torch
 
 from raypref import evaluate
 from raypref.core.seeding import Key
-from raypref.evaluate.best_of_n import BestOfN
+from raypref.evaluate.best_of_n import RULES, BestOfN
 from raypref.evaluate.diversity import Diversity
 from raypref.evaluate.editing import KEPT, Editing
 from raypref.evaluate.fidelity import NO_FEATURES, NO_PICTURES, Fidelity
@@ -20,6 +20,7 @@ from raypref.evaluate.question import Question
 from raypref.evaluate.table import Table
 from raypref.evaluate.win_rate import WinRate
 from raypref.registry import named_classes
+from raypref.rewards.base import Featured
 from raypref.train.drawing import Chosen, Edited
 from raypref.train.experiment import EvaluateConfig, RewardConfig
 from tests.evaluate.studio import BASE, OTHER, RUN, GivenStudio, album, scored
@@ -101,7 +102,7 @@ def test_best_of_n_tells_what_a_choice_gains_and_which_rules_are_one():
     def drawn(who, scene):
         rule = scene.drawing.search.step_reward if isinstance(scene.drawing, Chosen) else None
         images = torch.full((4, 2, 2, 2, 3), pictures[rule], dtype=torch.uint8)
-        return album({"r": torch.full((4, 2), float(pictures[rule]))}, images)
+        return album({"r": torch.full((4, 2), 5.0 + pictures[rule])}, images)
 
     question = BestOfN(candidates=(3,), rules=("q", "delta_parent", "delta_parent_printed"), steps=(0, 2))
     table = question.answer(GivenStudio(drawn))
@@ -114,6 +115,13 @@ def test_best_of_n_tells_what_a_choice_gains_and_which_rules_are_one():
         ("run", "none", "1", "", "6", "0", ""),
     ]
     assert [row.cells[table.columns.index("gain")].mean for row in table.rows] == [0, 10, 10, 20, 0]
+    assert [row.cells[table.columns.index("r")].mean for row in table.rows] == [5, 15, 15, 25, 5]
+
+
+def test_best_of_n_chooses_wherever_a_rule_can_by_default():
+    """Nothing lies behind the last step that could be looked ahead to."""
+    steps = {search.step_reward: search.steps for search in BestOfN().searches(6)}
+    assert steps == {rule: tuple(range(5 if rule.startswith("lookahead") else 6)) for rule in RULES}
 
 
 @pytest.mark.parametrize(
@@ -146,15 +154,18 @@ def test_settings_that_make_no_sense_are_refused(kind, settings):
 def test_diversity_is_what_is_left_of_the_bases():
     def drawn(who, scene):
         images = torch.zeros(3, 2, 2, 2, 3, dtype=torch.uint8)
-        images[:, 1] = torch.tensor([51, 102, 0])[:, None, None, None] // (2 if who == RUN else 1)
+        levels = {BASE: [51, 102, 0], RUN: [25, 51, 51]}[
+            who
+        ]  # from 0 to 255: of the second picture, the first is black
+        images[:, 1] = torch.tensor(levels)[:, None, None, None]
         return album({"r": torch.zeros(3, 2)}, images)
 
     table = Diversity().answer(GivenStudio(drawn))
     assert table.cell("diversity", "base", column="difference between pictures").mean == pytest.approx(0.2)
-    assert table.cell("diversity", "run", column="change from base").mean == pytest.approx(-0.3 / 3, abs=2e-3)
+    assert table.cell("diversity", "run", column="change from base").mean == pytest.approx(-0.1 / 3, abs=2e-3)
     kept = table.cell("diversity", "run", column="share kept")
     assert kept.mean == pytest.approx(0.5, abs=0.01)
-    assert kept.n == 2  # the third prompt's pictures were alike from the start
+    assert kept.n == 2  # the third prompt's pictures were alike at the start
 
 
 def test_an_edit_keeps_what_does_not_change():
@@ -204,6 +215,33 @@ def test_the_same_pictures_are_no_distance_apart_and_others_are():
     assert table.cell("MMD²: p-value", "run", "base", column="value").mean == 1.0
     assert table.cell("MMD²: p-value", "other", "base", column="value").mean < 0.05
     assert NO_PICTURES in table.notes
+
+
+def test_pictures_are_compared_by_directions_at_the_bandwidth_that_is_asked_for(monkeypatch):
+    """Features of one direction are the same however long. CMMD's kernel has the bandwidth 10 for features of length 1:
+    of such, at a right angle, it is exp(-2 / (2 * 10^2))."""
+
+    class Directions(Featured):
+        name, unit, differentiable = "directions", "none", True
+
+        def score(self, images, prompts):
+            return images.mean((1, 2, 3))
+
+        def features(self, images):
+            return images.mean((2, 3))[:, :2] * 7
+
+    monkeypatch.setattr("raypref.evaluate.fidelity.build_reward", lambda name, **settings: Directions())
+    colours = {BASE: (200, 0), RUN: (100, 0), OTHER: (0, 50)}
+
+    def drawn(who, scene):
+        images = torch.zeros(4, 2, 2, 2, 3, dtype=torch.uint8)
+        images[..., :2] = torch.tensor(colours[who], dtype=torch.uint8)
+        return album({"r": torch.zeros(4, 2)}, images, torch.zeros(4, 2, 3))
+
+    table = Fidelity(tower="clip", bandwidth=10.0).answer(GivenStudio(drawn, BASE, RUN, OTHER))
+    assert table.cell("MMD²", "run", "base", column="value").mean == pytest.approx(0.0, abs=1e-9)
+    far = table.cell("MMD²", "other", "base", column="value").mean
+    assert far == pytest.approx(2 - 2 * math.exp(-2 / 200), rel=1e-4)
 
 
 ASKED = (
