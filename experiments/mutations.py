@@ -576,6 +576,7 @@ MUTANTS = [
     # Preference data: rows by address, the winner first, nothing twice, nothing damaged.
     Mutant("data/preferences.py", 'key("order", epoch)', 'key("order", 0)'),
     Mutant("data/preferences.py", 'key("flip", *address)', 'key("flip", address[1])'),
+    Mutant("data/preferences.py", 'key("dropout", *address)', 'key("dropout", address[1])'),
     Mutant("data/preferences.py", "if row_checksum(latents) != int(self.checksum[row]):", "if False:"),
     Mutant("data/preferences.py", "decided = rows[labels == 1]", "decided = rows"),
     Mutant("data/preferences.py", "latents[int(mirrored)]", "latents[0]"),
