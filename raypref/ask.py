@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raypref import evaluate
-from raypref.checks import ConfigError, check_experiment
+from raypref.checks import ConfigError, check_changed
 from raypref.config import apply_overrides, fill, load_experiment
 from raypref.evaluate.question import Contender, Question
 from raypref.evaluate.table import Table
@@ -114,7 +114,7 @@ def _studio(
     for path, theirs, state in trained:
         if state is None:
             raise ConfigError(f"run directory {path}: it has no checkpoint to ask about")
-        check_experiment(replace(experiment, model=theirs.model))
+        check_changed(replace(experiment, model=theirs.model))
         label = _unlike([who.label for who in policies], theirs.run.name)
         policies[Contender(label, theirs.reward.name, state.iteration)] = Policy(theirs.model, state)
     judged = _judged_by_all(experiment, [theirs for _, theirs, _ in trained])

@@ -37,10 +37,15 @@ class ConfigError(ValueError):
 
 def check_experiment(experiment: Experiment) -> None:
     """Everything that a run on this machine must obey."""
+    check_changed(experiment)
+    _check_data(experiment.data.path)
+
+
+def check_changed(experiment: Experiment) -> None:
+    """The same of one that has begun: it does not need the labelled pictures that its set was made of."""
     check_rules(experiment)
     _check_model_here(experiment)
     _check_lora_weights(experiment)
-    _check_data(experiment.data.path)
     _check_cluster(experiment)
     _check_output(Path(experiment.run.output_dir))
     _check_protocol(experiment.checkpoint.folder)

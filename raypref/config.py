@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raypref import methods, rewards
-from raypref.checks import ConfigError, check_experiment, check_prompts
+from raypref.checks import ConfigError, check_changed, check_experiment, check_prompts
 from raypref.data.preference_source import DataConfig
 from raypref.data.prompts import read_prompts, without_heldout
 from raypref.data.source import PromptSource
@@ -131,7 +131,7 @@ def load_changed(path: Path, overrides: Sequence[str]) -> Experiment:
         if any(override.partition("=")[0].strip() == f"run.{key}" for override in overrides):
             tables["run"][key] = _from_here(_source(key, tables["run"][key]))
     experiment = build_experiment(tables, path.parent)
-    check_experiment(experiment)
+    check_changed(experiment)
     return experiment
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from raypref.checks import ConfigError
 from raypref.cluster.encoding import encode_on_ray
+from raypref.core.counted import counted
+from raypref.data.hub import may_be_dataset
 from raypref.data.open_table import open_table
 from raypref.data.preference_source import DataConfig
 from raypref.data.preferences import MANIFEST, PreparedSet, SetManifest, UnusableSet, read_manifest
@@ -18,6 +20,7 @@ from raypref.data.set_writer import SetWriter
 from raypref.data.table import PictureTable
 from raypref.disk import REFUSALS
 from raypref.lock import locked
+from raypref.methods.regression import RegressionMethod
 from raypref.models.base import Encoder
 from raypref.train.build import claim_threads, model_family
 from raypref.train.encoding import ENCODING, Block, EncodedRow, RowEncoder, blocks
@@ -33,14 +36,18 @@ def prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
     makes it, it is waited for.
 
     Raises:
-        ConfigError: where the data is not what the config says.
+        ConfigError: where the data is not what the config says, or not what a run began with, or nothing that the
+            method could learn from.
         StoppedRun: where a picture cannot be read, and data.unreadable is "stop"; where data workers are lost; where
             the disk is full.
     """
     if not experiment.data.path:
         raise ConfigError("data.path is missing: name a file or folder with labelled pictures, see docs/data.md")
     try:
-        return _prepare(experiment, say)
+        found = _prepare(experiment, say)
+        if isinstance(experiment.method, RegressionMethod):
+            found.items(experiment.method.reads, experiment.method.desirable_only)
+        return found
     except UnusableSet as problem:
         raise ConfigError(f"data.path = {experiment.data.path!r}: {problem}") from None
     except OSError as problem:
@@ -53,8 +60,11 @@ def prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
 
 
 def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
-    path, config = Path(experiment.data.path), experiment.data
+    config = experiment.data
+    path = Path(config.prepared or config.path)
     given = (path / MANIFEST).exists()
+    if not given and config.prepared:
+        path = _source_of_lost(config)
     table = None if given else open_table(path, config.split)
     if table is not None:
         check_columns(table, config)
@@ -64,7 +74,12 @@ def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
         _check_fit(read_manifest(path), encoder)
         return PreparedSet.open(path, config)
     made_from = _made_from(table, config, encoder)
-    folder = cache_folder(config, made_from)
+    folder = Path(config.prepared) if config.prepared else cache_folder(config, made_from)
+    if folder.name != cache_folder(config, made_from).name:
+        raise UnusableSet(
+            f"it is not what the run began with, whose set was {folder}: put back that folder, or the data as it was "
+            "(names, sizes and times of its files count)"
+        )
     if not (folder / MANIFEST).exists():
         # Trials of a study all want it at once: one makes it, the others wait.
         with locked(folder, "preference set", "data.cache_dir", wait=True):
@@ -73,6 +88,13 @@ def _prepare(experiment: Experiment, say: Callable[[str], None]) -> PreparedSet:
     found = PreparedSet.open(folder, config)
     say(f"preferences: {describe(found)}, in {folder}")
     return found
+
+
+def _source_of_lost(config: DataConfig) -> Path:
+    """Where the set of a run that has begun can be made again."""
+    if not Path(config.path).exists() and not may_be_dataset(config.path):
+        raise UnusableSet(f"it is gone, and so is the set that the run began with, {config.prepared}; put back one")
+    return Path(config.path)
 
 
 def cache_folder(config: DataConfig, made_from: dict[str, Any]) -> Path:
@@ -84,10 +106,9 @@ def cache_folder(config: DataConfig, made_from: dict[str, Any]) -> Path:
 def describe(prepared: PreparedSet) -> str:
     """What a set holds, on one line."""
     manifest = prepared.manifest
-    lost = [f"{count} with {why}" for why, count in (manifest.left_out | manifest.skipped).items()]
-    return f"{len(prepared)} {'pairs' if prepared.arms == 2 else 'pictures'}" + (
-        f" ({', '.join(lost)} left out)" if lost else ""
-    )
+    lost = [f"{count}x {why}" for why, count in (manifest.left_out | manifest.skipped).items()]
+    held = counted(len(prepared), "pair" if prepared.arms == 2 else "picture")
+    return held + (f" (left out: {', '.join(lost)})" if lost else "")
 
 
 def _made_from(table: PictureTable, config: DataConfig, encoder: Encoder) -> dict[str, Any]:

@@ -246,12 +246,12 @@ def _work(
 
 
 def _with_prepared_set(experiment: Experiment, say: Callable[[str], None]) -> Experiment:
-    """With the encoded set of labelled pictures, made now or before, in the place of its source, if there is one: a run
-    does not depend on that once it has begun. The set must lie under one path for all workers."""
+    """With the encoded set of labelled pictures, made now or before, if there are any: a run does not depend on where
+    they come from once it has begun. The set must lie under one path for all workers."""
     if not experiment.data.path:
         return experiment
     folder = prepare_set(experiment, say).folder.resolve()
-    return replace(experiment, data=replace(experiment.data, path=str(folder)))
+    return replace(experiment, data=replace(experiment.data, prepared=str(folder)))
 
 
 def _loop(

@@ -127,7 +127,7 @@ def test_unreadable_pictures_end_it_or_are_counted(with_data, tmp_path):
     found = prepare(with_data(unreadable="skip"), quietly)
     assert found.prompts == ("a cat", "a hen")
     assert sum(found.manifest.skipped.values()) == 2
-    assert preparing.describe(found).startswith("2 pairs (1 with a tie, 1 with no label, ")
+    assert preparing.describe(found).startswith("2 pairs (left out: 1x a tie, 1x no label, ")
 
 
 def test_of_duplicate_prompts_the_first_labelled_row_counts_even_where_it_cannot_be_read(with_data, tmp_path):

@@ -35,6 +35,9 @@ class DataConfig:
     """Share of the rows that are trained on with the empty prompt, drawn anew in every pass."""
     cache_dir: str = "latents"
     """Where encoded latents are kept, a folder for each set and way to encode it."""
+    prepared: str = ""
+    """Written by a run into its own config: that folder. It is read in the place of `path`, and made again where it is
+    lost and `path` is what it was."""
 
     def __post_init__(self) -> None:
         if len(self.images) not in (1, 2):

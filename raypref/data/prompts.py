@@ -49,9 +49,9 @@ def _all_prompts(source: PromptSource, folder: Path) -> tuple[str, ...]:
         return _all_prompts(_meant(source), folder)
     if may_be_dataset(source.path):
         return _of_dataset(source)
+    looked = " and ".join(dict.fromkeys(map(str, places)))
     raise ValueError(
-        f"no such file; looked for {' and '.join(map(str, places))}. Nor is it a Hub dataset's id, or a set"
-        f"{nearest(source.path, NAMED)}"
+        f"no such file; looked for {looked}. Nor is it a Hub dataset's id, or a set{nearest(source.path, NAMED)}"
     )
 
 

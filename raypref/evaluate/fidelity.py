@@ -67,10 +67,18 @@ class Fidelity(Question):
                 f"pictures = {self.pictures!r}: which network's features are to be compared? Set fidelity.tower to one "
                 f"of {_able()}"
             )
-        if self.pictures and len(list_pictures(Path(self.pictures))) < 2:
-            raise ValueError(f"pictures = {self.pictures!r}: a folder with two pictures or more is needed")
+        if self.pictures:
+            self._check_pictures()
         if len(experiment.heldout_prompts) < 2:
             raise ValueError("tower: to compare pictures takes two held-out prompts or more; see run.heldout_prompts")
+
+    def _check_pictures(self) -> None:
+        try:
+            found = list_pictures(Path(self.pictures))
+        except ValueError as problem:
+            raise ValueError(f"pictures = {self.pictures!r}: {problem}") from None
+        if len(found) < 2:
+            raise ValueError(f"pictures = {self.pictures!r}: a folder with two pictures or more is needed")
 
     def answer(self, studio: Studio) -> Table:
         """A row a step and trained policy, and a row a distance between pictures."""

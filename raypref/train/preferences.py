@@ -55,4 +55,4 @@ def prepared_set(config: DataConfig) -> PreparedSet:
     Raises:
         UnusableSet: where it is none.
     """
-    return PreparedSet.open(Path(config.path), config)
+    return PreparedSet.open(Path(config.prepared or config.path), config)

@@ -114,13 +114,15 @@ class Scorer:
         images = self.decoder.decode(request.x_0)
         judges = (*self.rewards, *self.watched)
         answers = {judge.name: judge.score(images, request.prompts, request.t) for judge in judges}
-        told = [judge.accuracy(images, request.prompts) for judge in judges]
+        told = {judge.name: judge.accuracy(images, request.prompts) for judge in judges}
+        # What has no score may have no attributes either, for the same reason: of a picture that is one failure.
+        failures = [Counter(answers[name].failures) | Counter(failed) for name, (_, failed) in told.items()]
         return Judgement(
             prompts=request.prompts,
             images=(images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu(),
             scores={name: answer.scores.cpu() for name, answer in answers.items()},
-            accuracy={attribute: right.cpu() for found, _ in told for attribute, right in found.items()},
-            failures=together(*(answer.failures for answer in answers.values()), *(failures for _, failures in told)),
+            accuracy={attribute: right.cpu() for found, _ in told.values() for attribute, right in found.items()},
+            failures=together(*failures),
         )
 
 

@@ -134,7 +134,7 @@ def test_best_of_n_chooses_wherever_a_rule_can_by_default():
         (Editing(edits="nowhere.jsonl"), "edits = 'nowhere.jsonl': nowhere.jsonl: there is no such file"),
         (Fidelity(tower="colorfulness"), "tower = 'colorfulness': it has no features"),
         (Fidelity(pictures="nowhere"), "pictures = 'nowhere': which network's"),
-        (Fidelity(pictures="nowhere", tower="prompt_match"), "nowhere: there is no such folder"),
+        (Fidelity(pictures="nowhere", tower="prompt_match"), "pictures = 'nowhere': nowhere: there is no such folder"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(question, problem):

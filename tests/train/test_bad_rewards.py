@@ -476,6 +476,12 @@ def test_judgements_that_fail_are_left_out():
     def silence(count: int) -> Tensor:
         raise ValueError("no idea")
 
+    class Silent(Telling):
+        def score(self, images, prompts):
+            return silence(len(prompts))
+
+    both = watched_run(Silent(lambda prompts: True, silence))[1]
+    assert both.failures == {"jpeg_compressibility raised ValueError: no idea": 2 * both.prompts}  # 2 of a prompt, once
     never, of_f = (lambda prompts: False), (lambda prompts: prompts[0] == "f")
     assert watched_run(Telling(never, silence))[1].accuracy == {"colour": 1.0}
     for answer, reason in ((silence, "raised ValueError: no idea"),
