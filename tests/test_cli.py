@@ -1,5 +1,7 @@
 """The commands that only tell."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +54,13 @@ def test_show_prints_the_resolved_config_and_what_it_costs(raypref, tmp_path):
     assert not any(Path(tmp_path).iterdir())
 
 
-def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch):
+def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch, random_model: Path, tmp_path: Path):
+    """A small model in the place of the published one: its counting takes long."""
+    shutil.copytree(random_model, tmp_path / "stable_diffusion")
+    known = {"model": "owner/known", "text_encoders": {"text_encoder": 1000}}
+    (tmp_path / "stable_diffusion" / "published.json").write_text(json.dumps(known))
+    monkeypatch.setattr("raypref.models.size.ARCHITECTURES", tmp_path)
+
     def away(*words: object, **settings: object) -> None:
         raise Unreachable("neither in the Hub's cache nor to be downloaded")
 
@@ -60,10 +68,8 @@ def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch):
     recipe = "experiments/rdpo/table8/sd15_aesthetic_rdpo.toml"
     printed = raypref("show", recipe, "model.path=owner/name", "run.prompts=owner/set:train")
     assert "# prompts: not all of them are here to be counted" in printed
-    assert "# memory of the learner: 1.97 GB of weights and optimizer" in printed
-    assert (
-        "# memory, of what: stable-diffusion-v1-5/stable-diffusion-v1-5 with its own VAE, by their configs" in printed
-    )
+    assert "# memory of the learner: 0.00 GB of weights and optimizer" in printed
+    assert "# memory, of what: owner/known with its own VAE, by their configs" in printed
     printed = raypref("show", "experiments/quickstart.toml", "run.heldout_prompts=owner/set:test")
     assert "# pictures an evaluation: 4 a prompt" in printed
 

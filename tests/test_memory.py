@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -33,6 +34,14 @@ from tests.hub_cache import COMMIT
 ERROR = 1 / 3
 """As `raypref.memory.ERROR` says."""
 FAMILIES = named_classes(models, ModelFamily)
+COUNTED = {count.__name__: cache(count) for count in (network_bytes, decoder_bytes, network_parameters)}
+"""Each a function of its arguments: what several tests ask is counted once."""
+
+
+@pytest.fixture(autouse=True)
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in COUNTED.items():
+        monkeypatch.setattr(f"raypref.memory.{name}", count)
 
 
 @pytest.fixture(params=sorted(FAMILIES))
