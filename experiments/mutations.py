@@ -127,7 +127,7 @@ TESTS = {
     "collect.py": "tests/test_collect.py",
     "studio.py": "tests/test_studio.py",
     "models/compiled.py": "tests/models/test_compiled.py tests/models/test_offload.py",
-    **{f"label/{name}.py": "tests/label/test_label.py" for name in ("answers", "desk", "server")},
+    **{f"label/{name}.py": "tests/label/test_label.py" for name in ("answers", "desk", "run", "server")},
     **{f"models/{name}.py": "tests/models" for name in ("checkpoint", "decoder", "guided", "sdxl", "sd3", "trained")},
 }
 
@@ -604,6 +604,9 @@ MUTANTS = [
     Mutant("label/desk.py", "if row != self.row():", "if False:"),
     Mutant("label/desk.py", "return self._key(row).integer(2)", "return 0"),
     Mutant("label/server.py", 'self.headers.get("Host") in names', "True"),
+    Mutant("label/run.py", "folder, *folder.parents", "folder"),
+    Mutant("label/run.py", "output.exists() and not answers_file(output).exists()", "False"),
+    Mutant("label/answers.py", "self._open() if first else None", "self._open()"),
 ]  # fmt: skip
 
 

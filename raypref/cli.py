@@ -10,7 +10,10 @@ from rich.table import Column, Table
 
 # Commands import what they need when they run: `raypref --help` should not load torch, diffusers and Ray.
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+# Help is plain text: as markup, [data] would be a style, and not be shown.
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
 
 Config = Annotated[Path, typer.Argument(help="A TOML file, see experiments/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, TOML values.")]
@@ -307,7 +310,7 @@ def serve_reward(
     reward = load_reward(name, settings or [])
     try:
         server = RewardServer(reward, host, port)
-    except OSError as problem:
+    except (OSError, OverflowError) as problem:
         raise ConfigError(f"--host {host} --port {port}: {problem}; name another address or port") from None
     typer.echo(f"{name} at http://{host}:{server.server_port}")
     try:

@@ -72,10 +72,12 @@ def collect(
     it is the same in parts, and a larger set begins with the smaller.
 
     Raises:
-        ConfigError: where the folder holds pairs of other settings, or another process is writing them.
+        ConfigError: where the folder is a file or holds pairs of other settings, or another process is writing them.
     """
     if pairs < 1:
         raise ConfigError(f"--pairs {pairs}: use 1 or more")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a new folder")
     if not experiment.prompts:
         raise ConfigError("run.prompts is missing: name what pictures are drawn for")
     judges = replace(experiment.evaluate, rewards=(), reward_settings={})  # they have no say

@@ -39,12 +39,15 @@ def compare(paths: Sequence[Path], output: Path) -> Path:
     """Writes the page. Returns its path.
 
     Raises:
-        ConfigError: where there are fewer than two runs, or one of them is none, or has not begun.
+        ConfigError: where there are fewer than two runs, or one of them is none, or has not begun, or no file can be
+            written to `output`.
     """
     if len(paths) < 2:
         raise ConfigError("compare: name two run directories or more, such as runs/a runs/b")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: it is a folder; name a file, such as {output / 'compare.html'}")
     runs = _read(paths)
     sections = [
         f"<h1>{html.escape(' · '.join(run.label for run in runs))}</h1>",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from raypref import methods, rewards
-from raypref.cli import main
+from raypref.cli import app, main
 from raypref.data.hub import Unreachable
 from raypref.dry_run import dry_run
 from raypref.methods.base import Method
@@ -74,6 +75,24 @@ def test_show_needs_neither_the_prompts_nor_the_model(raypref, monkeypatch, rand
     assert "# pictures an evaluation: 4 a prompt" in printed
 
 
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_is_shown_as_it_is_written(raypref, verb):
+    def letters(text: str) -> str:
+        return "".join(text.split())
+
+    command = COMMANDS[verb]
+    shown = letters(raypref(verb, "--help"))
+    for written in (command.help, *(parameter.help or "" for parameter in command.params)):
+        assert letters(written) in shown
+
+
+def test_the_list_of_commands_shows_names_in_brackets(raypref):
+    assert "[data]" in raypref("--help")
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys; import raypref.cli; print([m for m in ('torch', 'ray', 'diffusers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
@@ -117,6 +136,7 @@ def test_a_reward_can_be_served_to_a_run_elsewhere():
         (["vp_score", "checkpoint=x.pt"], "error: reward.checkpoint = 'x.pt': no such file"),
         (["colourfulness"], "error: reward.name = 'colourfulness': there is no such reward: did you mean"),
         (["colorfulness", "--host", "256.1.1.1"], "error: --host 256.1.1.1 --port 8000: "),
+        (["colorfulness", "--port", "80000"], "error: --host 127.0.0.1 --port 80000: "),
     ],
 )
 def test_what_cannot_be_served_is_one_line(words, said, monkeypatch, capsys):

@@ -138,6 +138,9 @@ def test_a_folder_keeps_to_its_settings(small, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("x")
     with pytest.raises(ConfigError, match="is not empty"):
         collect(small, tmp_path / "full", 1, quietly)
+    with pytest.raises(ConfigError, match=r"mine\.txt is a file; name a new folder"):
+        collect(small, tmp_path / "full" / "mine.txt", 1, quietly)
+    assert sorted(file.name for file in (tmp_path / "full").iterdir()) == ["mine.txt"]
     with pytest.raises(ConfigError, match=r"run\.prompts is missing"):
         collect(replace(small, prompts=()), tmp_path / "none", 1, quietly)
     with pytest.raises(ConfigError, match="--pairs 0"):

@@ -93,5 +93,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
         compare(runs[:1], tmp_path / "page.html")
     with pytest.raises(ConfigError, match="no folder"):
         compare(runs, tmp_path / "nowhere" / "page.html")
+    with pytest.raises(ConfigError, match="it is a folder; name a file"):
+        compare(runs, tmp_path)
     with pytest.raises(ConfigError, match=r"no config\.toml"):
         compare([runs[0], tmp_path], tmp_path / "page.html")

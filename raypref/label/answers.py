@@ -17,24 +17,28 @@ LABELS: dict[str, tuple[float, float] | None] = {
 }
 
 
+def answers_file(output: Path) -> Path:
+    """Where the answers lie that become `output`."""
+    return output.with_name(f"{output.name}.answers.jsonl")
+
+
 class Answers:
     """Answers by row, in the order in which they were given. A line of the log is an answer or takes one back."""
 
     def __init__(self, file: Path, about: dict[str, object]) -> None:
-        """Goes on with the log where there is one. `about` says which set, in which order of sides, is answered.
+        """Goes on with the log where there is one; otherwise the first answer begins one. `about` says which set, in
+        which order of sides, is answered.
 
         Raises:
             UnusableSet: where the log is about something else.
         """
-        self.file, self.given = file, dict[int, Choice]()
+        self.file, self.about, self.given = file, about, dict[int, Choice]()
         first, *lines = self._whole_lines() or [""]
         if first and json.loads(first) != about:
             raise UnusableSet(f"{file} holds answers about another set, or with another seed; name another output")
         for line in lines:
             self._apply(**json.loads(line))
-        self._log = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        if not first:
-            self._append(about)
+        self._log = self._open() if first else None
 
     def give(self, row: int, choice: Choice) -> None:
         """Keeps an answer. It is on the disk when this returns."""
@@ -49,7 +53,8 @@ class Answers:
         self._keep(row, None)
 
     def close(self) -> None:
-        os.close(self._log)
+        if self._log is not None:
+            os.close(self._log)
 
     def _keep(self, row: int, choice: Choice | None) -> None:
         self._append({"row": row, "choice": choice})
@@ -61,7 +66,13 @@ class Answers:
         else:
             self.given[row] = choice
 
+    def _open(self) -> int:
+        return os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
     def _append(self, line: dict[str, object]) -> None:
+        if self._log is None:
+            self._log = self._open()
+            self._append(self.about)
         os.write(self._log, json.dumps(line).encode() + b"\n")  # in one piece, or not
         os.fsync(self._log)
 

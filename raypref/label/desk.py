@@ -12,7 +12,7 @@ from raypref.data.pick_a_pic import Pair, write_pairs
 from raypref.data.preference_source import DataConfig
 from raypref.data.preferences import UnusableSet
 from raypref.data.table import Picture, PictureTable
-from raypref.label.answers import LABELS, Answers, Choice
+from raypref.label.answers import LABELS, Answers, Choice, answers_file
 
 Side = Literal["left", "right"]
 LEFT_AND_RIGHT: tuple[tuple[Choice, Choice], ...] = (("first", "second"), ("second", "first"))
@@ -42,7 +42,7 @@ class Desk:
         # Without times: a person's work shall go on with a copy of the set.
         data = {"files": table.identity(times=False), "captions": captions}
         about: dict[str, object] = {"data": data, "images": list(config.images), "seed": seed}
-        self.answers = Answers(output.with_name(f"{output.name}.answers.jsonl"), about)
+        self.answers = Answers(answers_file(output), about)
 
     def state(self) -> dict[str, Any]:
         """What the page shows."""

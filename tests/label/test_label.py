@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -118,7 +119,6 @@ def test_sides_are_drawn_by_seed_and_row(open_browser, output):
     sides = [open_browser().side(row, 0) for row in range(6)]
     assert set(sides) == {"left", "right"}
     assert [open_browser().side(row, 0) for row in reversed(range(6))] == sides[::-1]
-    output.with_name("chosen.parquet.answers.jsonl").unlink()
     others = [open_browser(seed).side(row, 0) for seed in (1,) for row in range(6)]
     assert others != sides
 
@@ -199,14 +199,15 @@ def test_a_copy_of_the_set_can_be_gone_on_with_but_none_with_other_captions(open
 
 
 def test_a_split_can_be_named(tmp_path, monkeypatch):
+    (tmp_path / "pairs").mkdir()
     for count, split in enumerate(("train", "test"), start=1):
-        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", PAIRS[:count])
+        write_parquet(tmp_path / "pairs" / f"{split}-00000-of-00001.parquet", PAIRS[:count])
     told: list[str] = []
     monkeypatch.setattr(serving, "_until_ended", lambda server: None)
-    serve(tmp_path, tmp_path / "out" / "out.parquet", ["split=test"], 0, 0, told.append)
+    serve(tmp_path / "pairs", tmp_path / "out" / "out.parquet", ["split=test"], 0, 0, told.append)
     assert told[0].startswith("0 of 2 pairs")
     with pytest.raises(ConfigError, match="the splits test, train"):
-        serve(tmp_path, tmp_path / "out" / "out.parquet", [], 0, 0, told.append)
+        serve(tmp_path / "pairs", tmp_path / "out" / "out.parquet", [], 0, 0, told.append)
 
 
 def test_a_broken_picture_is_told_and_can_be_passed_over(tmp_path, output):
@@ -237,6 +238,74 @@ def test_a_broken_picture_is_told_and_can_be_passed_over(tmp_path, output):
 def test_what_cannot_be_served_is_one_error(table, tmp_path, words, output, said):
     with pytest.raises(ConfigError, match=said):
         serve(table, tmp_path / output, words, 0, 0, print)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A folder of pairs, beside a link to it, another set and a folder that is named like one."""
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "link").symlink_to("pairs")
+    (tmp_path / "folder.parquet").mkdir()
+    write_parquet(tmp_path / "other.parquet", PAIRS[:1])
+    write_parquet(tmp_path / "pairs" / "set.parquet")
+    return tmp_path / "pairs"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of what is not a lock: those stay."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("path", "output", "said"),
+    [
+        ("pairs/set.parquet", "pairs/set.parquet", "itself or lies in it"),
+        ("link/set.parquet", "pairs/set.parquet", "itself or lies in it"),
+        ("pairs", "pairs/set.parquet", "itself or lies in it"),
+        ("pairs", "pairs/chosen.parquet", "itself or lies in it"),
+        ("pairs", "link/below/chosen.parquet", "itself or lies in it"),
+        (
+            "pairs",
+            "other.parquet",
+            r"exists, and `label` did not write it, .* no other\.parquet\.answers\.jsonl beside it",
+        ),
+        ("pairs", "folder.parquet", "is a folder; name a new file"),
+        ("pairs", "other.parquet/chosen.parquet", "choose another output"),
+    ],
+)
+def test_a_result_replaces_or_joins_nothing_that_is_not_its_own(pairs, path, output, said):
+    before = contents(pairs.parent)
+    with pytest.raises(ConfigError, match=said):
+        serve(pairs.parent / path, pairs.parent / output, [], 0, 0, pytest.fail)
+    assert contents(pairs.parent) == before
+    assert [file.name for file in pairs.iterdir()] == ["set.parquet"]
+
+
+def test_a_result_is_gone_on_with_beside_the_set(table, output, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(serving, "_until_ended", lambda server: server.desk.answer(server.desk.row(), "tie"))
+    for count in (1, 2):
+        serve(table, output, [], 0, 0, told.append)
+        assert told[-1] == f"{count} pairs: {output}"
+        assert len(open_table(output)) == count
+
+
+def test_without_answers_nothing_is_written_or_said_to_be(table, output, monkeypatch):
+    told, before = list[str](), contents(table.parent)
+    monkeypatch.setattr(serving, "_until_ended", lambda server: None)
+    serve(table, output, [], 0, 0, told.append)
+    assert told[-1] == f"no answers, so {output} is not written"
+    assert contents(table.parent) == before
+
+
+@pytest.mark.parametrize("port", [-1, 80000, None])
+def test_a_port_that_cannot_be_listened_at_is_one_error_and_leaves_nothing(table, output, port):
+    before = contents(table.parent)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if port is None else port
+        with pytest.raises(ConfigError, match=f"--port {port}: .*; name another one"):
+            serve(table, output, [], 0, port, pytest.fail)
+    assert contents(table.parent) == before
 
 
 @pytest.mark.slow
