@@ -374,7 +374,7 @@ MUTANTS = [
     Mutant("provenance.py", 'else name\n', 'else name.upper()\n'),
     Mutant("provenance.py", " or os.path.exists(name)", ""),
     Mutant("provenance.py", "if key not in OF_THE_PLACE", ""),
-    Mutant("model_card.py", "and public(model.path) == model.path", ""),
+    Mutant("model_card.py", "and public(path) == path", ""),
     Mutant("model_card.py", "for place in (0, -1)", "for place in (-1, 0)"),
     Mutant("push.py", "private=private or None", "private=None"),
     Mutant("push.py", "            revision=revision,\n", ""),

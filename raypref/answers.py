@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column
 from rich.table import Table as Lines
 
+from raypref.core.counted import counted
 from raypref.evaluate.table import Measured, Table
 
 WIDTH = 240
@@ -21,13 +22,13 @@ def echo(table: Table) -> None:
     columns = [Column(head, overflow="fold") for head in table.heads]
     lines = Lines(*columns, *(Column(name, justify="right") for name in (*table.columns, "n")), title=table.question)
     for row in table.rows:
-        lines.add_row(*row.labels, *map(str, row.cells), counted(row.cells))
+        lines.add_row(*row.labels, *map(str, row.cells), prompts_of(row.cells))
     console.print(lines)
     for text in (table.caption, *table.notes):
         console.print(text, highlight=False)
 
 
-def counted(cells: tuple[Measured, ...]) -> str:
+def prompts_of(cells: tuple[Measured, ...]) -> str:
     """How many prompts a row is of."""
     counts = sorted({cell.n for cell in cells})
     return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
@@ -52,9 +53,8 @@ def _identity(row: dict[str, Any]) -> str:
 
 
 def _section(row: dict[str, Any]) -> str:
-    who = ", ".join(
-        f"{one['label']} after {one['iteration']} iterations" for one in row["contenders"] if one["iteration"]
-    )
+    trained = [one for one in row["contenders"] if one["reward"]]
+    who = ", ".join(f"{one['label']} after {counted(one['iteration'], 'iteration')}" for one in trained)
     sampling = row["sampling"]
     made = (
         f"{row['images_per_prompt']} pictures a prompt, {sampling['num_inference_steps']} steps of "
@@ -69,7 +69,7 @@ def table_html(table: Table) -> str:
     """A table and what it says of itself."""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in (*table.heads, *table.columns, "n"))
     body = "".join(
-        f"<tr>{''.join(map(_label, row.labels))}{''.join(map(_cell, row.cells))}<td>{counted(row.cells)}</td></tr>"
+        f"<tr>{''.join(map(_label, row.labels))}{''.join(map(_cell, row.cells))}<td>{prompts_of(row.cells)}</td></tr>"
         for row in table.rows
     )
     notes = "".join(f"<p class='note'>{html.escape(text)}</p>" for text in (table.caption, *table.notes))

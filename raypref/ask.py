@@ -12,6 +12,7 @@ from raypref.checks import ConfigError, check_changed
 from raypref.config import apply_overrides, fill, load_experiment
 from raypref.evaluate.question import Contender, Question
 from raypref.evaluate.table import Table
+from raypref.provenance import trained_on
 from raypref.registry import named_classes, nearest
 from raypref.report import write_report
 from raypref.run import REJUDGEABLE, newest_state
@@ -116,7 +117,7 @@ def _studio(
             raise ConfigError(f"run directory {path}: it has no checkpoint to ask about")
         check_changed(replace(experiment, model=theirs.model))
         label = _unlike([who.label for who in policies], theirs.run.name)
-        policies[Contender(label, theirs.reward.name, state.iteration)] = Policy(theirs.model, state)
+        policies[Contender(label, trained_on(theirs), state.iteration)] = Policy(theirs.model, state)
     judged = _judged_by_all(experiment, [theirs for _, theirs, _ in trained])
     return RuntimeStudio(judged, policies, passing if directory is None else directory.questions, prompts)
 

@@ -12,12 +12,23 @@ from raypref.answers import answers_section
 from raypref.checks import ConfigError
 from raypref.config import resolved
 from raypref.evaluate.heldout import Evaluation
-from raypref.figures import Figure, Rows, drift_names, legends, new_figure, relative_change
+from raypref.figures import (
+    Figure,
+    Rows,
+    change,
+    changes,
+    draw_estimates,
+    draw_line,
+    drift_names,
+    new_figure,
+    only_drawn,
+)
+from raypref.provenance import trained_on
 from raypref.report import figure_section, page, strips
 from raypref.run_directory import GRID_ROWS, RunDirectory, flattened, replace_text
 from raypref.train.experiment import Experiment
 
-CURVES_NOTE = "Of held-out prompts, from each run's own seeds; mean and standard error. Iteration 0 is the base model."
+CURVES_NOTE = "From each run's own seeds; mean and standard error. Iteration 0 is the base model."
 TRAINING_NOTE = "Of the candidates that training saw, and of its updates; what a method does not measure has no line."
 TRAINED = {"accuracy": "implicit accuracy", "loss": "loss"}
 """Figures of an iteration, beside the reward of its candidates and the distance to the reference."""
@@ -54,7 +65,7 @@ def compare(paths: Sequence[Path], output: Path) -> Path:
         _who(runs),
         _settings(runs),
         _figures(runs),
-        figure_section("Held-out curves", _draw_heldout(runs), CURVES_NOTE),
+        figure_section("Held-out curves", _draw_heldout(runs), f"{CURVES_NOTE} {_judged(runs)}"),
         figure_section("Training", _draw_training(runs), TRAINING_NOTE),
         _answers(runs),
         _pictures(runs),
@@ -79,20 +90,21 @@ def _read(paths: Sequence[Path]) -> list[Compared]:
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    return f"<div class='wide wrap'><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _who(runs: Sequence[Compared]) -> str:
     def cost(run: Compared) -> tuple[str, str]:
         timings = run.directory.rows(run.directory.timings)
-        return (str(run.rows[-1]["pairs"]), f"{timings[-1]['seconds']:.0f}") if run.rows and timings else ("0", "0")
+        seen, seconds = (run.rows[-1]["pairs"], timings[-1]["seconds"]) if run.rows and timings else (0, 0.0)
+        return f"{seen} {run.experiment.method.row_name()}", f"{seconds:.0f}"
 
     lines = [
-        (run.label, run.experiment.method.name, run.experiment.reward.name, str(run.experiment.run.seed),
+        (run.label, run.experiment.method.name, trained_on(run.experiment), str(run.experiment.run.seed),
          str(run.evaluations[-1].iteration), *cost(run))
         for run in runs
     ]  # fmt: skip
-    return _table(("run", "method", "trained on", "seed", "iterations", "pairs", "seconds of training"), lines)
+    return _table(("run", "method", "trained on", "seed", "iterations", "learned from", "seconds of training"), lines)
 
 
 def _settings(runs: Sequence[Compared]) -> str:
@@ -114,21 +126,29 @@ def _figures(runs: Sequence[Compared]) -> str:
     columns = [_before_and_after(run.evaluations) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     lines = [(name, *(column.get(name, "") for column in columns)) for name in names]
-    prompts = " / ".join(str(run.evaluations[-1].prompts) for run in runs)
-    note = f"<p class='note'>Held-out prompts: {prompts}. Mean ± standard error over prompts.</p>"
+    note = f"<p class='note'>Mean ± standard error over prompts. {html.escape(_judged(runs))}</p>"
     return f"<h2>Before and after</h2>{_table(('', *(run.label for run in runs)), lines)}{note}"
 
 
 def _before_and_after(evaluations: list[Evaluation]) -> dict[str, str]:
-    base, final = evaluations[0], evaluations[-1]
-    told = {
-        name: f"{value.mean:.4f} → {final.rewards[name]} ({relative_change(value.mean, final.rewards[name].mean):+.1%})"
-        for name, value in base.rewards.items()
+    return {
+        name: f"{before.mean:.4f} → {after} ({grown})" if (grown := change(before, after)) else ""
+        for name, (before, after) in changes(evaluations).items()
     }
-    plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
-    plain["diversity"] = (base.diversity, final.diversity)
-    plain["diversity of form"] = (base.form_diversity, final.form_diversity)
-    return told | {name: f"{a:.4f} → {b:.4f} ({relative_change(a, b):+.1%})" for name, (a, b) in plain.items()}
+
+
+def _judged(runs: Sequence[Compared]) -> str:
+    """On which prompts, and whether on the same."""
+    groups = defaultdict[tuple[tuple[str, ...], str], list[str]](list)
+    for run in runs:
+        groups[run.experiment.heldout_prompts, run.experiment.judged_on()].append(run.label)
+    if len(groups) == 1:
+        ((prompts, kind),) = groups
+        return f"Of {len(prompts)} {kind}."
+    told = "; ".join(f"{', '.join(labels)}: {len(prompts)} {kind}" for (prompts, kind), labels in groups.items())
+    if len({prompts for prompts, _ in groups}) == 1:
+        return f"Of the same prompts: {told}."
+    return f"Judged on different prompts ({told}): figures of different prompts are not comparable with each other."
 
 
 def _draw_heldout(runs: Sequence[Compared]) -> Figure:
@@ -138,14 +158,11 @@ def _draw_heldout(runs: Sequence[Compared]) -> Figure:
         look: dict[str, Any] = {"marker": ".", "label": run.label, "color": f"C{number}"}
         for name, axes in zip(names, panels, strict=False):
             found = [(e.iteration, e.rewards[name]) for e in run.evaluations if name in e.rewards]
-            if found:
-                at, values = [iteration for iteration, _ in found], [value for _, value in found]
-                errors = [value.standard_error for value in values]
-                axes.errorbar(at, [value.mean for value in values], errors, capsize=3, **look)
+            draw_estimates(axes, [iteration for iteration, _ in found], [value for _, value in found], **look)
             axes.set(xlabel="iteration", ylabel=name)
-        panels[-1].plot([e.iteration for e in run.evaluations], [e.diversity for e in run.evaluations], **look)
+        draw_line(panels[-1], [e.iteration for e in run.evaluations], [e.diversity for e in run.evaluations], **look)
     panels[-1].set(xlabel="iteration", ylabel="diversity")
-    legends(*panels)
+    only_drawn(*panels)
     return figure
 
 
@@ -166,9 +183,9 @@ def _draw_training(runs: Sequence[Compared]) -> Figure:
         for run in some:
             rows = [row for row in run.rows if key in row]
             at, values = [row["iteration"] for row in rows], [row[key] for row in rows]
-            axes.plot(at, values, label=run.label, color=f"C{runs.index(run)}")  # one colour a run in all panels
+            draw_line(axes, at, values, label=run.label, color=f"C{runs.index(run)}")  # one colour a run in all panels
         axes.set(xlabel="iteration", ylabel=label)
-    legends(*panels)
+    only_drawn(*panels)
     return figure
 
 
@@ -189,21 +206,29 @@ def _answers(runs: Sequence[Compared]) -> str:
 
 
 def _pictures(runs: Sequence[Compared]) -> str:
-    """The base model of the first run, and every run at its end: a row a prompt that all were judged on."""
+    """What training started from, once where all drew the same, and every run at its end: a row a prompt that all were
+    judged on."""
     prompts = [run.experiment.heldout_prompts[:GRID_ROWS] for run in runs]
     common = [prompt for prompt in prompts[0] if all(prompt in others for others in prompts)]
     if not common:
         return "<h2>Pictures</h2><p class='note'>The runs were judged on different prompts.</p>"
-    shown = [(runs[0], 0), *((run, -1) for run in runs)]
-    columns = [
-        dict(zip(theirs, strips(run.directory.grid(run.evaluations[place].iteration), len(theirs)), strict=True))
-        for (run, place), theirs in zip(shown, (prompts[0], *prompts), strict=True)
-    ]
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("", "base model", *(run.label for run in runs)))
+    bases = defaultdict[tuple[str, ...], list[str]](list)
+    for run in runs:
+        bases[_column(run, 0, common)].append(run.label)
+    names = ["base model"] if len(bases) == 1 else [f"base model of {', '.join(labels)}" for labels in bases.values()]
+    columns = [*bases, *(_column(run, -1, common) for run in runs)]
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *names, *(run.label for run in runs)))
     body = "".join(
         f"<tr><td>{html.escape(prompt)}</td>"
-        + "".join(f"<td><img alt='' src='{column[prompt]}'></td>" for column in columns)
+        + "".join(f"<td><img alt='' src='{strip}'></td>" for strip in line)
         + "</tr>"
-        for prompt in common
+        for prompt, *line in zip(common, *columns, strict=True)
     )
     return f"<h2>Pictures</h2><div class='wide'><table class='pictures'><tr>{heads}</tr>{body}</table></div>"
+
+
+def _column(run: Compared, place: int, prompts: Sequence[str]) -> tuple[str, ...]:
+    """A run's pictures of these prompts, at its first or last evaluation, as data URLs."""
+    theirs = run.experiment.heldout_prompts[:GRID_ROWS]
+    found = dict(zip(theirs, strips(run.directory.grid(run.evaluations[place].iteration), len(theirs)), strict=True))
+    return tuple(found[prompt] for prompt in prompts)

@@ -1,9 +1,10 @@
 """The curves of a report, one function a figure."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from raypref.evaluate.heldout import Evaluation
+from raypref.evaluate.heldout import Estimate, Evaluation
 from raypref.methods.base import Method
 from raypref.methods.regression import RegressionMethod
 from raypref.train.experiment import Experiment
@@ -31,18 +32,30 @@ def relative_change(before: float, after: float) -> float:
 
 
 def before_and_after(evaluations: list[Evaluation]) -> list[tuple[str, str, str, str]]:
-    """A row a held-out figure: its name, before, after, and the change."""
-    base, final = evaluations[0], evaluations[-1]
-    estimates = {
-        name: (str(value), str(now), relative_change(value.mean, now.mean))
-        for name, value in base.rewards.items()
-        for now in [final.rewards[name]]
-    }  # fmt: skip
-    plain = {f"{name} right": (share, final.accuracy.get(name, math.nan)) for name, share in base.accuracy.items()}
-    plain["diversity"] = (base.diversity, final.diversity)
-    plain["diversity of form"] = (base.form_diversity, final.form_diversity)
-    estimates |= {name: (f"{a:.4f}", f"{b:.4f}", relative_change(a, b)) for name, (a, b) in plain.items()}
-    return [(name, before, after, f"{change:+.1%}") for name, (before, after, change) in estimates.items()]
+    """A row a held-out figure: its name, before, after, and the change; empty where it is not known."""
+    return [(name, _told(a), _told(b), change(a, b)) for name, (a, b) in changes(evaluations).items()]
+
+
+def changes(evaluations: list[Evaluation]) -> dict[str, tuple[Estimate, Estimate]]:
+    """Every held-out figure before and after, by its name; NaN where it is not known."""
+    base, final = _held_out(evaluations[0]), _held_out(evaluations[-1])
+    return {name: (value, final.get(name, Estimate(math.nan, math.nan))) for name, value in base.items()}
+
+
+def _told(value: Estimate) -> str:
+    return "" if math.isnan(value.mean) else str(value)
+
+
+def _held_out(evaluation: Evaluation) -> dict[str, Estimate]:
+    plain = {f"{name} right": share for name, share in evaluation.accuracy.items()}
+    plain |= {"diversity": evaluation.diversity, "diversity of form": evaluation.form_diversity}
+    return evaluation.rewards | {name: Estimate(value, math.nan) for name, value in plain.items()}
+
+
+def change(before: Estimate, after: Estimate) -> str:
+    """The relative change in words; empty where it is not known."""
+    found = relative_change(before.mean, after.mean)
+    return "" if math.isnan(found) else f"{found:+.1%}"
 
 
 def new_figure(height: float) -> Figure:
@@ -61,20 +74,12 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     if "reward" in rows[0]:
         left.plot(*_series(rows, "reward"), color="#aaa", label="candidates in training")
     at = [e.iteration for e in evaluations]
-    left.errorbar(
-        at,
-        [e.rewards[name].mean for e in evaluations],
-        [e.rewards[name].standard_error for e in evaluations],
-        marker="o",
-        capsize=3,
-        label=experiment.judged_on(),
-    )
+    draw_estimates(left, at, [e.rewards[name] for e in evaluations], marker="o", label=experiment.judged_on())
     left.set(xlabel="iteration", ylabel=name)
     others = [other for other in evaluations[0].rewards if other != name]
+    trained = () if experiment.data.path else experiment.reward.also
     watched = {
-        f"{other} (trained on)" if other in experiment.reward.also else other: [
-            e.rewards[other].mean for e in evaluations
-        ]
+        f"{other} (trained on)" if other in trained else other: [e.rewards[other].mean for e in evaluations]
         for other in others
     }
     watched |= {
@@ -83,10 +88,10 @@ def draw_rewards(experiment: Experiment, rows: Rows, evaluations: list[Evaluatio
     watched["diversity"] = [e.diversity for e in evaluations]
     watched["diversity of form"] = [e.form_diversity for e in evaluations]
     for label, values in watched.items():
-        right.plot(at, [1 + relative_change(values[0], value) for value in values], marker=".", label=label)
+        draw_line(right, at, [1 + relative_change(values[0], value) for value in values], marker=".", label=label)
     right.axhline(1, color="#aaa", lw=0.8)
     right.set(xlabel="iteration", ylabel="relative to base")
-    legends(left, right)
+    only_drawn(left, right)
     return figure
 
 
@@ -95,13 +100,13 @@ def draw_ratios(method: Method, rows: Rows) -> Figure:
     left, right = figure.subplots(1, 2)
     ratio, distance = drift_names(method)
     for key, label in (DRAWN | {"kl": distance}).items():
-        left.plot(*_series(rows, key), label=label, ls="--" if key == "kl" else "-")
+        draw_line(left, *_series(rows, key), label=label, ls="--" if key == "kl" else "-")
     left.set(xlabel="iteration", ylabel=ratio)
     for key in ("loss", "accuracy"):
         if key in rows[0]:
-            right.plot(*_series(rows, key), label=key)
+            draw_line(right, *_series(rows, key), label=key)
     right.set(xlabel="iteration")
-    legends(left, right)
+    only_drawn(left, right)
     return figure
 
 
@@ -111,12 +116,12 @@ def draw_by_step(method: Method, rows: Rows) -> Figure:
     late = rows[-math.ceil(len(rows) / 4) :]
     ratio, distance = drift_names(method)
     for key, label in (DRAWN | {"kl": distance}).items():
-        left.plot(*_mean_by_step(late, key), label=label, marker=".", ls="--" if key == "kl" else "-")
+        draw_line(left, *_mean_by_step(late, key), label=label, marker=".", ls="--" if key == "kl" else "-")
     left.set(xlabel="step", ylabel=ratio)
     for key, label in (("accuracy", "implicit accuracy"), ("zero_gradient", "clamped")):
-        right.plot(*_mean_by_step(late, key), label=label, marker=".")
+        draw_line(right, *_mean_by_step(late, key), label=label, marker=".")
     right.set(xlabel="step", ylim=(-0.05, 1.05))
-    legends(left, right)
+    only_drawn(left, right)
     return figure
 
 
@@ -128,9 +133,9 @@ def draw_silence(rows: Rows) -> Figure:
     axes = figure.subplots()
     for key, label in SILENCE.items():
         if key in rows[0]:
-            axes.plot(*_series(rows, key), label=label)
+            draw_line(axes, *_series(rows, key), label=label)
     axes.set(xlabel="iteration", ylabel="share of rows", ylim=(-0.05, 1.05))
-    legends(axes)
+    only_drawn(axes)
     return figure
 
 
@@ -139,26 +144,26 @@ def draw_predictions(evaluations: list[Evaluation]) -> Figure:
     left, right = figure.subplots(1, 2)
     for evaluation, label in ((evaluations[0], "base"), (evaluations[-1], "final")):
         for axes, values in ((left, evaluation.score_by_step), (right, evaluation.tau_by_step)):
-            axes.plot([int(step) for step in values], list(values.values()), marker=".", label=label)
+            draw_line(axes, [int(step) for step in values], list(values.values()), marker=".", label=label)
         if tiny := evaluation.tiny_tau_by_step:
             steps, taus = [int(step) for step in tiny], list(tiny.values())
-            right.plot(steps, taus, marker=".", ls="--", label=f"{label}: tiny decoder with the full one")
+            draw_line(right, steps, taus, marker=".", ls="--", label=f"{label}: tiny decoder with the full one")
     left.set(xlabel="step", ylabel="reward of the predicted picture")
     right.axhline(0, color="#aaa", lw=0.8)
     right.set(xlabel="step", ylabel="Kendall's tau")
-    legends(left, right)
+    only_drawn(left, right)
     return figure
 
 
 def draw_gain(rows: Rows) -> Figure:
     figure = new_figure(3.2)
     axes = figure.subplots()
-    for step in rows[0]["by_step"]["gain"]:
+    for step in rows[0]["by_step"].get("gain", {}):
         at = [row["iteration"] for row in rows]
-        axes.plot(at, [row["by_step"]["gain"][step] for row in rows], label=f"step {step}")
+        draw_line(axes, at, [row["by_step"]["gain"][step] for row in rows], label=f"step {step}")
     axes.axhline(0, color="#aaa", lw=0.8)
     axes.set(xlabel="iteration", ylabel="mean ΔQ")
-    legends(axes)
+    only_drawn(axes)
     return figure
 
 
@@ -173,11 +178,12 @@ def draw_time(rows: Rows) -> Figure:
     for role, label in (("denoising", "samplers: denoising"), ("scoring", "samplers: waiting for scores"),
                         ("syncing", "samplers: proving weights"), ("learning", "learner")):  # fmt: skip
         values = [row["busy_seconds"][role] for row in rows]
-        axes.bar(at, values, bottom=bottom, label=label, width=0.8)
+        if any(values):
+            axes.bar(at, values, bottom=bottom, label=label, width=0.8)
         bottom = [a + b for a, b in zip(bottom, values, strict=True)]
     axes.plot(at, wall, color="black", marker=".", label="wall clock")
     axes.set(xlabel="iteration", ylabel="seconds")
-    legends(axes)
+    only_drawn(axes)
     return figure
 
 
@@ -190,6 +196,30 @@ def _mean_by_step(rows: Rows, key: str) -> tuple[list[int], list[float]]:
     steps = sorted({int(step) for row in rows for step in row["by_step"].get(key, {})})
     found = [[row["by_step"][key][str(step)] for row in rows if str(step) in row["by_step"][key]] for step in steps]
     return steps, [sum(values) / len(values) for values in found]
+
+
+def draw_line(axes: Axes, at: Sequence[int], values: Sequence[float], **look: Any) -> None:
+    """A line, unless nothing of it is known: neither has a legend an entry then."""
+    if any(map(math.isfinite, values)):
+        axes.plot(at, values, **look)
+
+
+def draw_estimates(axes: Axes, at: Sequence[int], values: Sequence[Estimate], **look: Any) -> None:
+    """The same with standard errors."""
+    if any(math.isfinite(value.mean) for value in values):
+        errors = [value.standard_error for value in values]
+        axes.errorbar(at, [value.mean for value in values], errors, capsize=3, **look)
+
+
+def only_drawn(*axes: Axes) -> None:
+    """Takes away axes without data; the others close ranks, and get legends."""
+    places = [each.get_subplotspec() for each in axes]
+    drawn = [each for each in axes if each.get_legend_handles_labels()[0]]
+    for each in set(axes) - set(drawn):
+        each.remove()
+    for each, place in zip(drawn, places, strict=False):
+        each.set_subplotspec(place)
+    legends(*drawn)
 
 
 def legends(*axes: Axes, **entries: Any) -> None:

@@ -9,7 +9,7 @@ from raypref.checks import HUB_ID
 from raypref.core.counted import counted
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import before_and_after
-from raypref.provenance import public
+from raypref.provenance import is_online, public, trained_on
 from raypref.run_directory import GRID_ROWS, RunDirectory, package_versions, replace_text, save_picture
 from raypref.train.build import model_family
 from raypref.train.experiment import Experiment
@@ -51,29 +51,37 @@ def picture_before_and_after(directory: RunDirectory, evaluations: list[Evaluati
 
 def front_matter(experiment: Experiment) -> str:
     """What the Hub reads. Which licence the weights have, whoever publishes them decides: often the base model does."""
-    model, is_lora = experiment.model, experiment.model.train == "lora"
-    on_the_hub = HUB_ID.fullmatch(model.path) is not None and public(model.path) == model.path
-    data = ModelCardData(
+    model, data, is_lora = experiment.model, experiment.data.path, experiment.model.train == "lora"
+    on_the_hub = _on_the_hub(model.path)
+    matter = ModelCardData(
         base_model=model.path if on_the_hub else None,
         base_model_relation=("adapter" if is_lora else "finetune") if on_the_hub else None,
+        datasets=[data] if _on_the_hub(data) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[
             *("text-to-image", "diffusers", model.family.replace("_", "-")),
             *(("lora",) if is_lora else ()),
-            *("raypref", experiment.method.name, experiment.reward.name),
+            *("raypref", experiment.method.name),
+            *(() if data else (experiment.reward.name,)),
         ],
     )
-    return f"# license: is yours to choose; the base model's may bind you\n{data.to_yaml()}"
+    return f"# license: is yours to choose; the base model's may bind you\n{matter.to_yaml()}"
+
+
+def _on_the_hub(path: str) -> bool:
+    return HUB_ID.fullmatch(path) is not None and public(path) == path
 
 
 def _summary(experiment: Experiment) -> str:
     model = experiment.model
     start = f" It continues the LoRA `{public(model.lora_weights)}`, and holds it." if model.lora_weights else ""
     kind = "A LoRA" if model.train == "lora" else "The fully fine-tuned network"
+    online, judge = " online" if is_online(experiment.method) else "", experiment.reward.name
+    taught = f"{trained_on(experiment)}, judged by `{judge}`" if experiment.data.path else f"reward `{judge}`"
     return (
-        f"# {experiment.run.name}\n\n{kind} of `{public(model.path)}`, aligned online by raypref: method "
-        f"`{experiment.method.name}`, reward `{experiment.reward.name}`, "
+        f"# {experiment.run.name}\n\n{kind} of `{public(model.path)}`, aligned{online} by raypref: method "
+        f"`{experiment.method.name}`, {taught}, "
         f"{counted(experiment.run.iterations, 'iteration')}.{start}"
     )
 
@@ -83,13 +91,16 @@ def _held_out(experiment: Experiment, evaluations: list[Evaluation]) -> str:
     told = "Prompts that this run did not train on" if judged_on == "held-out prompts" else f"These are {judged_on}"
     rows = "\n".join(f"| {' | '.join(row)} |" for row in before_and_after(evaluations))
     prompts = "\n".join(experiment.heldout_prompts[:GRID_ROWS])
+    sought, judge = f"Training sought a higher `{experiment.reward.name}`.", experiment.reward.name
+    if experiment.data.path:
+        sought = f"Training saw {trained_on(experiment)}, and no reward: `{judge}` only judges."
     return (
         f"## Before and after\n\n![{judged_on.capitalize()}, the same seeds]({PICTURES})\n\n"
         f"Left: where training started; right: these weights. {told}, the same seeds, a row a prompt:\n\n"
         f"```text\n{prompts}\n```\n\n"
         f"{final.prompts} {judged_on} x {final.images_per_prompt} pictures (mean ± standard error):\n\n"
         f"| | before | after | change |\n|---|---|---|---|\n{rows}\n\n"
-        f"Training sought a higher `{experiment.reward.name}`. What that has cost, the other rows and the pictures "
+        f"{sought} What training has cost, the other rows and the pictures "
         "show as far as they can."
     )
 
@@ -124,8 +135,9 @@ def _base_pipeline(experiment: Experiment) -> tuple[str, str]:
 def _training(experiment: Experiment, pairs: int) -> str:
     model, rows = experiment.model, {}
     rows["method"] = f"{experiment.method.name} ({experiment.method.paper})"
-    rows["reward"] = ", ".join((experiment.reward.name, *experiment.reward.also))
-    rows["prompts"] = "those of labelled pictures" if experiment.data.path else str(len(experiment.prompts))
+    labelled, rewards = bool(experiment.data.path), ", ".join((experiment.reward.name, *experiment.reward.also))
+    rows |= {"trained on": trained_on(experiment), "judged by": rewards} if labelled else {"reward": rewards}
+    rows["prompts"] = "those of labelled pictures" if labelled else str(len(experiment.prompts))
     rows["iterations"] = f"{experiment.run.iterations}, {pairs} {experiment.method.row_name()} in all"
     warmup = experiment.optimizer.lr_warmup_iterations
     after = f", after a warm-up of {warmup} iterations" if warmup else ""

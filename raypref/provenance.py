@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raypref.config import resolved
+from raypref.methods.base import Method
+from raypref.methods.regression import RegressionMethod
 from raypref.models.lora_layout import with_metadata
 from raypref.run_directory import package_versions
 from raypref.train.experiment import Experiment
@@ -24,13 +26,31 @@ IN_A_FILE = re.compile(r"\.py:\w+$|^[A-Za-z]:\\")
 """A reward's function in a file; a path of Windows."""
 
 
+OWN = {"none": "", "finished": " and the policy's own", "on_the_way": " and the policy's own trajectories"}
+"""What a method on labelled pictures learns from beside them, by `RegressionMethod.own`."""
+
+
+def trained_on(experiment: Experiment) -> str:
+    """What the policy learned from: its reward; or the labelled pictures of a set, which a reward only judges."""
+    method = experiment.method
+    if not isinstance(method, RegressionMethod):
+        return experiment.reward.name
+    return f"labelled pictures of {public(experiment.data.path)}{OWN[method.own]}"
+
+
+def is_online(method: Method) -> bool:
+    """Whether the policy learns from what it draws itself."""
+    return not isinstance(method, RegressionMethod) or method.own != "none"
+
+
 def provenance(experiment: Experiment) -> dict[str, str]:
-    """Method, reward, base model, config, prompts and versions. Of paths and addresses only the last name is told, and
-    of the machine and the day nothing: the same run is the same file."""
+    """Method, reward or labelled set, base model, config, prompts and versions. Of paths and addresses only the last
+    name is told, and of the machine and the day nothing: the same run is the same file."""
     model = experiment.model
     told = {
         "method": experiment.method.name,
-        "reward": experiment.reward.name,
+        "reward": "" if experiment.data.path else experiment.reward.name,
+        "data": public(experiment.data.path),
         "iterations": str(experiment.run.iterations),
         "base_model": public(model.path),
         "revision": model.revision,

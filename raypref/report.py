@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from raypref.answers import answers_section
 from raypref.core.counted import counted
 from raypref.evaluate.heldout import Evaluation
 from raypref.figures import (
-    SILENCE,
     Figure,
     Rows,
     before_and_after,
@@ -28,6 +28,7 @@ from raypref.figures import (
 from raypref.idle import idle_shares
 from raypref.methods.base import Method
 from raypref.methods.regression import RegressionMethod
+from raypref.provenance import trained_on
 from raypref.run_directory import GRID_ROWS, RunDirectory, replace_text
 from raypref.train.experiment import Experiment
 from raypref.workers_table import workers_table
@@ -45,8 +46,12 @@ figure svg { max-width: 100%; height: auto; }
 .pictures td { padding: .15rem .4rem; border: 0; }
 .pictures th { text-align: center; }
 .pictures img { width: 100%; min-width: 16rem; image-rendering: pixelated; vertical-align: middle; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; font-size: .9rem; background: /* a shade on the right, until what it hides is scrolled to */
+  linear-gradient(Canvas, Canvas) right / 1rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) right / 1rem 100% no-repeat; }
+.wide th, .wide td { padding: .25rem .5rem; }
 .wide td { white-space: nowrap; }
+.wrap td + td { white-space: normal; min-width: 6rem; overflow-wrap: anywhere; }
 .wide td.label { text-align: left; }
 .note { color: #777; font-size: .9rem; }
 pre { background: var(--soft); padding: 1rem; overflow: auto; font-size: .85rem; }
@@ -68,13 +73,11 @@ def write_report(directory: RunDirectory) -> Path:
         sections.append(figure_section("Predictions on the way", draw_predictions(evaluations), note))
     if rows:
         sections += [
-            figure_section(
-                "Reward", draw_rewards(experiment, rows, evaluations), REWARD_NOTE.format(experiment.judged_on())
-            ),
-            figure_section("Winners and losers", draw_ratios(method, rows), _ratio_note(method)),
-            figure_section("By step", draw_by_step(method, rows), STEP_NOTE),
-            figure_section("Gain by step", draw_gain(rows), GAIN_NOTE) if "gain" in rows[-1]["by_step"] else "",
-            figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE) if SILENCE.keys() & rows[0] else "",
+            figure_section("Reward", draw_rewards(experiment, rows, evaluations), _reward_note(experiment)),
+            figure_section(*_ratios(method, rows)),
+            figure_section("By step", draw_by_step(method, rows), _step_note(rows)),
+            figure_section("Gain by step", draw_gain(rows), GAIN_NOTE),
+            figure_section("What did not teach", draw_silence(rows), SILENCE_NOTE),
             figure_section("Where the time went", draw_time(timings), TIME_NOTE + _idle(experiment, timings)),
         ]
     sections.append(answers_section(directory.rows(directory.answers)))
@@ -97,6 +100,11 @@ REWARD_NOTE = (
     "Right: all else that was judged, relative to the base model. A reward that rises while what was not trained "
     "on falls is a collapse."
 )
+JUDGED_NOTE = (
+    "Left: the reward that judges, of {} (mean and standard error). Training did not see it, but {}. Right: all else "
+    "that was judged, relative to the base model."
+)
+LOSS_NOTE = "The method does not ask the reference: winners and losers are not compared with it."
 RATIO_NOTE = (
     "Mean log-ratio of policy to reference per latent element. Before ranking, samples of the policy have E[rho] = KL, "
     "so winners and losers rise together as it drifts; ranking puts winners above that line and losers below. With "
@@ -108,9 +116,11 @@ OUTPUT_NOTE = (
     "reverse step are but for a factor of the time, so not comparable with those of methods on rollouts."
 )
 STEP_NOTE = (
-    "Means over the last quarter of the iterations, at each trained step, or tenth of the time; 0 is the noisiest. An "
-    "implicit accuracy of 0.5 is chance: the share of pairs whose winner the policy has come to prefer more than the "
-    "reference does."
+    "Means over the last quarter of the iterations, at each trained step, or tenth of the time; 0 is the noisiest."
+)
+ACCURACY_NOTE = (
+    " An implicit accuracy of 0.5 is chance: the share of pairs whose winner the policy has come to prefer more than "
+    "the reference does."
 )
 SILENCE_NOTE = (
     "Shares of rows that gave no gradient: dropped (ties, scores below the threshold, missing scores) and clamped "
@@ -130,16 +140,32 @@ TIME_NOTE = "Busy seconds of each role an iteration, and wall-clock time, to whi
 
 
 def _title(experiment: Experiment, rows: Rows, timings: Rows) -> str:
-    cost = f"{rows[-1]['pairs']} pairs in {timings[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
+    seen = f"{rows[-1]['pairs']} {experiment.method.row_name()}" if rows else ""
+    cost = f"{seen} in {timings[-1]['seconds']:.0f} s of training" if rows else "not trained yet"
+    judge = experiment.reward.name
+    taught = f"{trained_on(experiment)}, judged by {judge}" if experiment.data.path else f"reward {judge}"
     return (
         f"<h1>{html.escape(experiment.run.name)}</h1><p class='note'>{html.escape(experiment.method.name)} on "
-        f"{html.escape(experiment.model.path)}, reward {html.escape(experiment.reward.name)}, "
+        f"{html.escape(experiment.model.path)}, {html.escape(taught)}, "
         f"seed {experiment.run.seed}: {cost}.</p>"
     )
 
 
-def _ratio_note(method: Method) -> str:
-    return OUTPUT_NOTE if isinstance(method, RegressionMethod) else RATIO_NOTE
+def _reward_note(experiment: Experiment) -> str:
+    if experiment.data.path:
+        return JUDGED_NOTE.format(experiment.judged_on(), trained_on(experiment))
+    return REWARD_NOTE.format(experiment.judged_on())
+
+
+def _ratios(method: Method, rows: Rows) -> tuple[str, Figure, str]:
+    """Title, drawing and note; without a reference there is only the loss."""
+    figure, note = draw_ratios(method, rows), OUTPUT_NOTE if isinstance(method, RegressionMethod) else RATIO_NOTE
+    asked = any(math.isfinite(row["kl"]) for row in rows)
+    return ("Winners and losers", figure, note) if asked else ("Loss", figure, LOSS_NOTE)
+
+
+def _step_note(rows: Rows) -> str:
+    return STEP_NOTE + (ACCURACY_NOTE if "accuracy" in rows[-1]["by_step"] else "")
 
 
 def _idle(experiment: Experiment, timings: Rows) -> str:
@@ -227,7 +253,9 @@ def _approximation(experiment: Experiment, evaluation: Evaluation) -> str:
 
 
 def figure_section(title: str, figure: Figure, note: str) -> str:
-    """A drawing under a heading, and what it shows."""
+    """A drawing under a heading, and what it shows; empty where nothing is drawn."""
+    if not figure.axes:
+        return ""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     drawing = buffer.getvalue()

@@ -18,8 +18,13 @@ from torch import Tensor
 from raypref import models
 from raypref.cli import main
 from raypref.config import load_experiment
+from raypref.data.preference_source import DataConfig
 from raypref.dry_run import dry_run
-from raypref.model_card import front_matter
+from raypref.methods.dro import DRO
+from raypref.methods.kto import KTO
+from raypref.methods.regression import RegressionMethod
+from raypref.methods.spin import SPIN
+from raypref.model_card import _summary, front_matter
 from raypref.models.base import ModelConfig, ModelFamily
 from raypref.models.guided import GuidedDenoiser
 from raypref.models.lora_layout import LORA_FILE
@@ -253,6 +258,29 @@ def test_the_front_matter_is_what_the_hub_expects(make_experiment: MakeExperimen
     assert full["base_model_relation"] == "finetune"
     assert "lora" not in full["tags"]
     assert "base_model" not in parsed(make_experiment())  # a folder, which the Hub knows nothing of
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (KTO(), "aligned by raypref: method `kto`, labelled pictures of pairs, judged"),
+        (SPIN(), "aligned online by raypref: method `spin`, labelled pictures of pairs and the policy's own, judged"),
+        (
+            DRO(),
+            "aligned online by raypref: method `dro`, labelled pictures of pairs and the policy's own trajectories",
+        ),
+    ],
+)
+def test_labelled_pictures_are_not_called_a_reward(make_experiment: MakeExperiment, method: RegressionMethod, told):
+    experiment = make_experiment(method=method, data=DataConfig(path="/home/me/pairs"))
+    assert told in _summary(experiment)
+    assert "colorfulness" not in parsed(experiment)["tags"]
+    assert "datasets" not in parsed(experiment)
+    metadata = provenance(experiment)
+    assert metadata["raypref.data"] == "pairs"
+    assert "raypref.reward" not in metadata
+    of_the_hub = make_experiment(method=method, data=DataConfig(path="me/pairs"))
+    assert parsed(of_the_hub)["datasets"] == ["me/pairs"]
 
 
 def test_the_card_shows_the_run_s_own_figures(toml: Path, random_model: Path):

@@ -58,9 +58,16 @@ def test_it_is_written_reported_and_resumed_from_elsewhere(config: Path, monkeyp
     assert [row["pairs"] for row in first] == [4, 8]
     assert "reward" not in first[0]
     report = directory.report.read_text()
-    assert "By step" in report
-    assert "What did not teach" not in report
-    assert "those of labelled pictures" in (path / "lora" / "README.md").read_text()
+    assert "sft on" in report
+    assert "labelled pictures of pictures, judged by colorfulness, seed 0: 8 pictures in" in report
+    assert "Training did not see it, but labelled pictures of pictures." in report
+    assert "<h2>Loss</h2>" in report
+    for empty in ("Winners and losers", "By step", "What did not teach", "samplers: denoising", "candidates"):
+        assert empty not in report
+    card = (path / "lora" / "README.md").read_text()
+    assert "| trained on | labelled pictures of pictures |\n| judged by | colorfulness |" in card
+    assert "Training saw labelled pictures of pictures, and no reward" in card
+    assert "sought" not in card
     monkeypatch.chdir("/")
     resume(path, ["run.iterations=3"])
     rows = directory.rows(directory.metrics)

@@ -25,7 +25,7 @@ class Generalisation(Question):
         gains = [_row(who, "gain", albums[who], albums[base], studio) for who in trained]
         return Table(
             question=self.name,
-            caption="A row says on which reward a policy was trained, a column by which it is judged; a gain is over "
+            caption="A row says on what a policy was trained, a column by which it is judged; a gain is over "
             "the base model, prompt by prompt from the same noise.",
             heads=("run", "trained on", "figure"),
             columns=tuple(albums[base].scores),
