@@ -219,6 +219,8 @@ def only_drawn(*axes: Axes) -> None:
         each.remove()
     for each, place in zip(drawn, places, strict=False):
         each.set_subplotspec(place)
+        each.xaxis.get_major_locator().set_params(integer=True)  # iterations, or steps
+        each.ticklabel_format(axis="y", useOffset=False)
     legends(*drawn)
 
 
