@@ -1,6 +1,6 @@
 """What a network computes in, between float32 on its way in and out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,10 +44,10 @@ class HalfPrecision(Precision):
             parameter.register_hook(self.scaled_back)
 
     def enter(self, given: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return super().enter(_Enter.apply(given.float(), self))
+        return super().enter(_Gradient.apply(given.float(), self.scaled_back))
 
     def leave(self, out: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return _Leave.apply(super().leave(out), self)
+        return _Gradient.apply(super().leave(out), self.scaled)
 
     def scaled(self, gradient: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """On its way in."""
@@ -65,27 +65,14 @@ def precision(dtype: torch.dtype, parameters: Iterable[torch.nn.Parameter] = ())
     return HalfPrecision(parameters) if dtype == torch.float16 else Precision(dtype)
 
 
-class _Enter(torch.autograd.Function):
-    """An input, whose gradient leaves the network here."""
+class _Gradient(torch.autograd.Function):
+    """A tensor as it is; what comes back to it is changed."""
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, of: HalfPrecision) -> Tensor:
-        ctx.of = of
-        return given.view_as(given)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.of.scaled_back(gradients[0]), None
-
-
-class _Leave(torch.autograd.Function):
-    """An output, whose gradient comes into the network here."""
-
-    @staticmethod
-    def forward(ctx: Any, out: Tensor, of: HalfPrecision) -> Tensor:
-        ctx.of = of
-        return out.view_as(out)
+    def forward(ctx: Any, value: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.of.scaled(gradients[0]), None
+        return ctx.change(gradients[0]), None
